@@ -1,0 +1,476 @@
+"""The only reader of ``params.yaml``: file plus overrides in, one frozen `Params` out.
+
+A stage gets its own section (`TrainParams`), never the whole. A choice between kinds is a tagged union on
+``kind``. Every field says its unit in its name and its limits in its type, so a form can be drawn from it.
+"""
+
+import difflib
+import re
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from assay.errors import ParamsError
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no NaN or infinity, no silent conversion from text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class SplitParams(Section):
+    """How examples are divided. A split that the data brings (``train/ test/``) is kept."""
+
+    val_fraction: float = Field(0.1, ge=0.01, le=0.5)
+    """Share of the examples for choices: early stopping, ablations."""
+    test_fraction: float = Field(0.2, ge=0.01, le=0.5)
+    """Share of the examples that only evaluation sees; ignored where the data brings a test split."""
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Seed of the division."""
+
+
+class CnnParams(Section):
+    """The classic CNN: conv3x3 and pool for each entry of `channels`, one hidden layer, one output layer."""
+
+    kind: Literal["cnn"] = "cnn"
+    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field((32, 64), min_length=1, max_length=8)
+    """Output channels of each convolution; each is followed by a 2x2 max-pool."""
+    hidden_units: int = Field(128, ge=1, le=65536)
+    """Width of the fully connected hidden layer."""
+
+
+ModelParams = CnnParams
+"""Every kind of model; a tagged union on ``kind`` once there is a second."""
+
+
+class SgdParams(Section):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(0.05, ge=1e-8, le=100)
+    """Peak learning rate."""
+    momentum: float = Field(0.9, ge=0, le=0.9999)
+    """Momentum coefficient; 0 is plain SGD."""
+    nesterov: bool = False
+    """Nesterov's variant of momentum."""
+
+
+class AdamParams(Section):
+    """Adam (Kingma and Ba, 2015)."""
+
+    kind: Literal["adam"] = "adam"
+    learning_rate: float = Field(0.001, ge=1e-8, le=100)
+    """Peak learning rate."""
+    beta1: float = Field(0.9, ge=0, le=0.9999)
+    """Decay of the first moment."""
+    beta2: float = Field(0.999, ge=0, le=0.99999)
+    """Decay of the second moment."""
+
+
+class AdamWParams(Section):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(0.002, ge=1e-8, le=100)
+    """Peak learning rate."""
+    beta1: float = Field(0.9, ge=0, le=0.9999)
+    """Decay of the first moment."""
+    beta2: float = Field(0.999, ge=0, le=0.99999)
+    """Decay of the second moment."""
+    weight_decay: float = Field(0.01, ge=0, le=10)
+    """Decoupled decay of weights; biases and norms are left alone."""
+
+
+OptimizerParams = Annotated[SgdParams | AdamParams | AdamWParams, Field(discriminator="kind")]
+
+
+class ConstantSchedule(Section):
+    """The peak learning rate throughout."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class CosineSchedule(Section):
+    """Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter, 2017, without restarts)."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_fraction: float = Field(0.05, ge=0, le=0.9)
+    """Share of all steps spent warming up."""
+
+
+class OneCycleSchedule(Section):
+    """Up to the peak and down again over the whole run (Smith and Topin, 2018)."""
+
+    kind: Literal["one-cycle"] = "one-cycle"
+    warmup_fraction: float = Field(0.3, ge=0.01, le=0.9)
+    """Share of all steps before the peak."""
+
+
+class StepSchedule(Section):
+    """Multiply the learning rate by `factor` every `every_epochs` epochs."""
+
+    kind: Literal["step"] = "step"
+    every_epochs: int = Field(10, ge=1)
+    """Epochs between two drops."""
+    factor: float = Field(0.1, ge=0.0001, le=1)
+    """What the learning rate is multiplied by."""
+
+
+ScheduleParams = Annotated[
+    ConstantSchedule | CosineSchedule | OneCycleSchedule | StepSchedule, Field(discriminator="kind")
+]
+
+
+class NoAugmentation(Section):
+    """Train on the images as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class CropFlipAugmentation(Section):
+    """Random shift by a zero-padded crop, and a mirror image half of the time."""
+
+    kind: Literal["crop-flip"] = "crop-flip"
+    padding_pixels: int = Field(4, ge=0, le=64)
+    """Largest shift in each direction."""
+    horizontal_flip: bool = True
+    """Mirror left to right with probability 0.5; wrong for digits and letters."""
+
+
+AugmentationParams = Annotated[NoAugmentation | CropFlipAugmentation, Field(discriminator="kind")]
+
+
+class EarlyStoppingParams(Section):
+    """Stop when val has not improved for a while; the best epoch's weights are kept."""
+
+    metric: Literal["val_loss", "val_accuracy"] = "val_loss"
+    """What has to improve."""
+    patience_epochs: int = Field(5, ge=1)
+    """Epochs without improvement before training stops."""
+    min_delta: float = Field(0.0, ge=0)
+    """Smallest change that counts as an improvement."""
+
+
+class TrainParams(Section):
+    """Everything that decides how weights come about, apart from data and model."""
+
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Seed of initial weights, batch order, dropout masks and augmentation."""
+    num_epochs: int = Field(10, ge=1, le=100_000)
+    """Passes over the training examples, at most."""
+    batch_size: int = Field(64, ge=1, le=1_000_000)
+    """Examples in one optimizer step."""
+    optimizer: OptimizerParams = AdamWParams()
+    """Which optimizer, and its own settings."""
+    schedule: ScheduleParams = OneCycleSchedule()
+    """How the learning rate changes over the run."""
+    dropout_prob: float = Field(0.25, ge=0, lt=1)
+    """Probability of dropping a hidden activation."""
+    l1: float = Field(0.0, ge=0, le=10)
+    """Factor of the L1 term, the sum of absolute weights; biases and norms are left alone."""
+    l2: float = Field(0.0, ge=0, le=10)
+    """Factor of the L2 term, half the sum of squared weights; biases and norms are left alone."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target spread evenly over all classes."""
+    max_grad_norm: float | None = Field(None, ge=1e-8)
+    """Clip the gradient to this global norm; null leaves it alone."""
+    early_stopping: EarlyStoppingParams | None = EarlyStoppingParams()
+    """When to stop before the last epoch; null never does."""
+    augmentation: AugmentationParams = NoAugmentation()
+    """How training images are varied."""
+    checkpoint_every_seconds: float = Field(30.0, ge=0)
+    """Least time between two checkpoints within an epoch; there is always one at an epoch's end."""
+
+
+class EvaluationParams(Section):
+    """How the test results are computed."""
+
+    num_bootstrap: int = Field(1000, ge=100, le=100_000)
+    """Resamples of the test examples behind each interval."""
+    confidence: float = Field(0.95, ge=0.5, le=0.999)
+    """Level of the intervals."""
+    num_calibration_bins: int = Field(15, ge=2, le=100)
+    """Equal-width confidence bins of the calibration error."""
+
+
+class DeviceParams(Section):
+    """Where and how precisely to compute."""
+
+    kind: Literal["auto", "cpu", "cuda", "tpu"] = "auto"
+    """Which device; auto takes a GPU or TPU where there is one."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the model; auto takes bf16 where the hardware has it."""
+    num_threads: int | None = Field(None, ge=1, le=1024)
+    """CPU threads; null takes the cores this process was given."""
+
+
+class RegistryParams(Section):
+    """Where results go."""
+
+    experiment: str = Field("assay", min_length=1, max_length=200, pattern=r"^[\w .-]+$")
+    """MLflow experiment."""
+    model_name: str = Field("mnist5k-cnn", min_length=1, max_length=200, pattern=r"^[\w .-]+$")
+    """Registered model that the run adds a version to."""
+
+
+class Params(Section):
+    """All of ``params.yaml``."""
+
+    split: SplitParams = SplitParams()
+    """How the data is divided into train, val and test."""
+    model: ModelParams = CnnParams()
+    """The model and its size."""
+    train: TrainParams = TrainParams()
+    """How the weights come about."""
+    evaluation: EvaluationParams = EvaluationParams()
+    """How the test results are computed."""
+    device: DeviceParams = DeviceParams()
+    """Where and how precisely to compute."""
+    registry: RegistryParams = RegistryParams()
+    """Where results go."""
+
+
+def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
+    """Read a params file and apply overrides.
+
+    Args:
+        path: A YAML file; keys that it leaves out keep their defaults.
+        overrides: ``section.key=value`` in YAML's spelling, applied in order.
+
+    Returns:
+        The validated parameters.
+
+    Raises:
+        ParamsError: The file is missing or no YAML mapping, a key is unknown or given twice, or a value has the
+            wrong type or is out of range.
+    """
+    values = _read_mapping(path)
+    origin: dict[str, str] = {}
+    for override in overrides:
+        dotted, value = parse_override(override)
+        _assign(values, dotted, value)
+        origin[dotted] = "on the command line"
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem, path, origin) for problem in error.errors()]
+        raise ParamsError("\n".join(problems)) from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split ``train.num_epochs=3`` into its dotted path and its YAML value.
+
+    Raises:
+        ParamsError: There is no ``=``, no path, or the value is no YAML.
+    """
+    dotted, equals, raw = text.partition("=")
+    if not equals or not dotted.strip():
+        raise ParamsError(f"{text!r} on the command line: an override looks like train.num_epochs=3.")
+    try:
+        return dotted.strip(), _load_yaml(raw)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{text!r} on the command line: {raw!r} is not a YAML value.") from error
+
+
+def flatten(section: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return leaf values by dotted path, e.g. ``{"train.optimizer.kind": "adamw", ...}``.
+
+    Args:
+        section: A section, or what its ``model_dump(mode="json")`` gave.
+        prefix: Path in front of every key, with its dot.
+    """
+    values = section.model_dump(mode="json") if isinstance(section, BaseModel) else section
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader that reads 1e-3 as a number and refuses a key given twice."""
+
+
+def _construct_unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    mapping: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is not text", key_node.start_mark
+            )
+        if key in mapping:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is given twice", key_node.start_mark
+            )
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique_mapping)
+# YAML 1.1 wants a dot in 1e-3; people do not.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        values = _load_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(
+            f"{path}: cannot be read ({error.strerror}). Name a params file with --params."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "not valid YAML"
+        raise ParamsError(f"{where}: {problem}. Mend the YAML there.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ParamsError(
+            f"{path}: holds a {type(values).__name__}, not sections such as 'train:'. Write 'section:' and "
+            "its keys below, indented."
+        )
+    return values
+
+
+def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted path; a new ``kind`` drops the other kind's own keys."""
+    *parents, last = dotted.split(".")
+    here = values
+    for name in parents:
+        if not isinstance(here.get(name), dict):
+            here[name] = {}
+        here = here[name]
+    if last == "kind" and here.get("kind") != value:
+        here.clear()
+    here[last] = value
+
+
+def _explain(problem: ErrorDetails, path: Path, origin: Mapping[str, str]) -> str:
+    """Turn one of pydantic's errors into: what, where, what was found, what to do."""
+    names = _keys_only(problem["loc"])
+    dotted = ".".join(names)
+    where = next(
+        (place for key, place in origin.items() if dotted == key or dotted.startswith(f"{key}.")),
+        f"in {path}",
+    )
+    found, context = problem["input"], problem.get("ctx", {})
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(names[:-1])
+        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5) or difflib.get_close_matches(
+            names[-1], _all_leaf_names(), n=1, cutoff=0.7
+        )
+        advice = (
+            f"Did you mean {_full_name(names[:-1], near[0])}?" if near else f"Known here: {', '.join(known)}."
+        )
+        return f"{dotted} {where}: there is no such parameter. {advice}"
+    if problem["type"].startswith("union_tag"):
+        kinds = context.get("expected_tags", "")
+        return f"{dotted}.kind={_shown(_kind_of(found))} {where}: must be one of {kinds}. Choose one of them."
+    message, advice = _limit(problem["type"], context, problem["msg"])
+    return f"{dotted}={_shown(found)} {where}: {message}. {advice}"
+
+
+_LIMITS: dict[str, tuple[str, str]] = {
+    "less_than": ("must be below {lt}", "Lower it."),
+    "less_than_equal": ("must be at most {le}", "Lower it."),
+    "greater_than": ("must be above {gt}", "Raise it."),
+    "greater_than_equal": ("must be at least {ge}", "Raise it."),
+    "finite_number": ("must be a finite number", "Give a finite number."),
+    "int_parsing": ("must be a whole number", "Give a whole number."),
+    "int_type": ("must be a whole number", "Give a whole number."),
+    "int_from_float": ("must be a whole number", "Give a whole number."),
+    "float_parsing": ("must be a number", "Give a number."),
+    "float_type": ("must be a number", "Give a number."),
+    "bool_parsing": ("must be true or false", "Give true or false."),
+    "bool_type": ("must be true or false", "Give true or false."),
+    "literal_error": ("must be {expected}", "Choose one of them."),
+    "string_pattern_mismatch": ("may hold letters, digits, spaces, '.', '_' and '-' only", "Rename it."),
+    "model_type": ("must be a section with keys of its own", "Write its keys below it, indented."),
+    "model_attributes_type": ("must be a section with keys of its own", "Write its keys below it, indented."),
+}
+
+
+def _limit(kind: str, context: Mapping[str, Any], fallback: str) -> tuple[str, str]:
+    template, advice = _LIMITS.get(kind, (fallback.lower(), "Correct it."))
+    return template.format(**context), advice
+
+
+def _keys_only(loc: tuple[int | str, ...]) -> list[str]:
+    """Drop the union tags that pydantic puts between a key and its branch's keys."""
+    names: list[str] = []
+    section: Any = Params
+    for part in loc:
+        branches = _branches(section)
+        if len(branches) > 1 and part in {_kind_name(branch) for branch in branches}:
+            section = next(branch for branch in branches if _kind_name(branch) == part)
+            continue
+        names.append(str(part))
+        fields = branches[0].model_fields if branches else {}
+        section = fields[str(part)].annotation if str(part) in fields else None
+    return names
+
+
+def _branches(annotation: Any) -> list[type[Section]]:
+    """The section classes that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return [branch for arg in get_args(annotation) for branch in _branches(arg)]
+    return []
+
+
+def _kind_name(section: type[Section]) -> str | None:
+    field = section.model_fields.get("kind")
+    return str(field.default) if field else None
+
+
+def _known_keys(parents: list[str]) -> list[str]:
+    sections: list[type[Section]] = [Params]
+    for name in parents:
+        sections = [
+            branch
+            for section in sections
+            if name in section.model_fields
+            for branch in _branches(section.model_fields[name].annotation)
+        ]
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _all_leaf_names() -> dict[str, str]:
+    return {dotted.rpartition(".")[2]: dotted for dotted in flatten(Params())}
+
+
+def _full_name(parents: list[str], near: str) -> str:
+    return ".".join([*parents, near]) if near in _known_keys(parents) else _all_leaf_names()[near]
+
+
+def _kind_of(found: Any) -> Any:
+    return found.get("kind") if isinstance(found, dict) else found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,93 @@
+"""Where a project and its state live on disk.
+
+A project is a folder with a ``params.yaml``, found upward from the current one. Its state is ``.assay/``
+(or ``ASSAY_HOME``), readable by its owner only.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from assay.errors import ProjectError, StorageError
+
+
+@dataclass(frozen=True)
+class Project:
+    """The paths of one project; nothing is created until `make_home` is called.
+
+    Attributes:
+        root: Folder that holds ``params.yaml``.
+        home: State folder, ``.assay`` below the root unless ``ASSAY_HOME`` names another.
+    """
+
+    root: Path
+    home: Path
+
+    @property
+    def params_file(self) -> Path:
+        """The project's ``params.yaml``."""
+        return self.root / "params.yaml"
+
+    @property
+    def data_dir(self) -> Path:
+        """Parquet shards, pinned by `pin_file`."""
+        return self.root / "data"
+
+    @property
+    def pin_file(self) -> Path:
+        """``data.dvc``: the pin of `data_dir`."""
+        return self.root / "data.dvc"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Whatever can be made again."""
+        return self.home / "cache"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Work folders of runs (checkpoints, figures), one for each run key."""
+        return self.home / "runs"
+
+    def make_home(self) -> Path:
+        """Create the state folder with mode 0700.
+
+        Returns:
+            The state folder.
+
+        Raises:
+            StorageError: The folder cannot be created or written.
+        """
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self.home}: cannot create the state folder ({error.strerror}). Make its parent writable, "
+                "or set ASSAY_HOME to a folder that is."
+            ) from error
+        if not os.access(self.home, os.W_OK | os.X_OK):
+            raise StorageError(
+                f"{self.home}: the state folder is read-only. Make it writable, or set ASSAY_HOME to a folder that is."
+            )
+        return self.home
+
+
+def find_project(start: Path | None = None) -> Project:
+    """Find the project at or above a folder.
+
+    Args:
+        start: Folder to start from; the current one by default.
+
+    Returns:
+        The project, with ``ASSAY_HOME`` (relative paths count from the root) applied.
+
+    Raises:
+        ProjectError: No ``params.yaml`` at or above `start`.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file():
+            home = Path(os.environ.get("ASSAY_HOME") or ".assay").expanduser()
+            return Project(root=folder, home=home if home.is_absolute() else folder / home)
+    raise ProjectError(
+        f"{here}: no params.yaml here or in any folder above. Change into a project, or clone one."
+    )

@@ -1,0 +1,258 @@
+"""What the stages hand to each other: small, frozen, typed and JSON-able.
+
+Tasks exchange these records and the paths in them, never tensors or modules.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of the hand-over types: a round trip through plain JSON values."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values (dict, list, str, int, float, bool, None)."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a record from what `to_json` gave (tuples may have become lists)."""
+        hints = get_type_hints(cls)
+        return cls(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    """Give `value`, as JSON knows it, the type that `hint` asks for."""
+    origin, args = get_origin(hint), get_args(hint)
+    if value is None:
+        return None
+    if origin is types.UnionType:
+        return _restore(next(arg for arg in args if arg is not types.NoneType), value)
+    if origin is tuple:
+        inner = args[:1] * len(value) if args[1:] == (...,) else args
+        return tuple(_restore(arg, item) for arg, item in zip(inner, value, strict=True))
+    if origin is dict:
+        return {key: _restore(args[1], item) for key, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_json(value)
+    return value
+
+
+@dataclass(frozen=True)
+class DataRef(Record):
+    """Pinned data on disk.
+
+    Attributes:
+        path: Folder of Parquet shards.
+        md5: DVC's hash of the folder (ends in ``.dir``).
+        source: What the data was imported from, e.g. ``mnist5k`` or ``image-folder``.
+        num_examples: Number of examples.
+        class_names: Class names; an example's label is an index into them.
+        image_shape: Height, width, channels of every image.
+    """
+
+    path: str
+    md5: str
+    source: str
+    num_examples: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class DataReport(Record):
+    """What validation saw.
+
+    Attributes:
+        num_examples: Number of examples.
+        class_counts: Examples of each class, by class name.
+        num_duplicates: Examples whose decoded content equals that of an earlier example.
+        num_conflicting: Duplicates that carry a different label from the earlier example.
+        warnings: Sentences for people; empty if nothing is odd.
+    """
+
+    num_examples: int
+    class_counts: dict[str, int]
+    num_duplicates: int
+    num_conflicting: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Splits(Record):
+    """A frozen division into train, val and test.
+
+    Attributes:
+        path: An ``.npz`` file with int64 arrays ``train``, ``val`` and ``test`` of row numbers.
+        digest: SHA-256 (hex) over the three index arrays.
+        data_md5: Hash of the data that was divided.
+        num_train: Examples in train.
+        num_val: Examples in val.
+        num_test: Examples in test.
+        num_dropped: Examples left out because a copy of them sits in another given split.
+    """
+
+    path: str
+    digest: str
+    data_md5: str
+    num_train: int
+    num_val: int
+    num_test: int
+    num_dropped: int = 0
+
+
+@dataclass(frozen=True)
+class EpochRecord(Record):
+    """One epoch of training.
+
+    Attributes:
+        epoch: 1 for the first.
+        step: Optimizer steps done at the end of the epoch.
+        train_loss: Mean loss (regularization terms included) over the epoch's batches.
+        train_accuracy: Accuracy over the epoch's batches, as they were trained on.
+        val_loss: Mean cross-entropy on val.
+        val_accuracy: Accuracy on val.
+        learning_rate: Rate at the end of the epoch.
+        seconds: Wall time of the epoch.
+        timestamp_ms: Unix time in ms at the epoch's end; a resumed run keeps it, so logging twice is logging
+            once.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float
+    timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class TrainResult(Record):
+    """A trained model on disk.
+
+    Attributes:
+        model_dir: Folder with ``weights.safetensors`` and ``model.json`` (see `assay.models.files`).
+        weights_sha256: SHA-256 (hex) of the weights file.
+        history: One record an epoch.
+        best_epoch: Epoch whose weights were kept.
+        stopped_early: Whether early stopping ended the run.
+        resumed_from_step: Step of the checkpoint that the run went on from, 0 for a fresh start.
+        num_steps: Optimizer steps in all.
+        num_parameters: Trainable scalars.
+        samples_per_second: Training throughput of this process, val excluded.
+        seconds: Wall time of training, val included.
+        device: Device type, e.g. ``cpu`` or ``cuda``.
+        precision: ``bf16`` or ``fp32``.
+        num_threads: CPU threads that were used.
+    """
+
+    model_dir: str
+    weights_sha256: str
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    stopped_early: bool
+    resumed_from_step: int
+    num_steps: int
+    num_parameters: int
+    samples_per_second: float
+    seconds: float
+    device: str
+    precision: str
+    num_threads: int
+
+
+@dataclass(frozen=True)
+class Interval(Record):
+    """An estimate with its bootstrap confidence interval.
+
+    Attributes:
+        value: The estimate on all test examples.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassMetrics(Record):
+    """Test metrics of one class against the rest."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Evaluation(Record):
+    """What a model did on test, once.
+
+    Attributes:
+        metrics: Name -> estimate with interval, e.g. ``accuracy``, ``f1_macro``, ``log_loss``.
+        per_class: Class name -> its metrics.
+        confusion: Counts, true class by row, predicted class by column.
+        baselines: Baseline name -> metric name -> value, for ``majority_class`` and ``logistic_regression``.
+        num_test: Number of test examples.
+        confidence: Level of the intervals, e.g. 0.95.
+        predictions_path: Parquet file with one row a test example: index, label, prediction, probabilities.
+        figures: Figure name -> PNG path.
+        report_path: One-page HTML report.
+        seconds: Wall time.
+    """
+
+    metrics: dict[str, Interval]
+    per_class: dict[str, ClassMetrics]
+    confusion: tuple[tuple[int, ...], ...]
+    baselines: dict[str, dict[str, float]]
+    num_test: int
+    confidence: float
+    predictions_path: str
+    figures: dict[str, str]
+    report_path: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunKey(Record):
+    """What a result depends on.
+
+    Attributes:
+        digest: SHA-256 (hex) over all parts.
+        parts: Part name (``data``, ``params``, ``source``, ``packages``, ...) -> its SHA-256 (hex) or short
+            value.
+        details: Part name -> what it was hashed from (dotted param -> JSON text, file -> hash, package ->
+            version), so that a difference can be named.
+    """
+
+    digest: str
+    parts: dict[str, str]
+    details: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelRef(Record):
+    """A registered model version.
+
+    Attributes:
+        name: Registered model name.
+        version: Version number.
+        run_id: MLflow run that made it.
+        uri: ``models:/NAME/VERSION``.
+        manifest_sha256: SHA-256 (hex) of its manifest.
+    """
+
+    name: str
+    version: int
+    run_id: str
+    uri: str
+    manifest_sha256: str
