@@ -1,0 +1,1 @@
+"""Prefect flows: order, retries and artifacts of the stages in `assay`."""

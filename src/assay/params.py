@@ -4,18 +4,16 @@ A stage gets its own section (`TrainParams`), never the whole. A choice between 
 ``kind``. Every field says its unit in its name and its limits in its type, so a form can be drawn from it.
 """
 
-import difflib
 import re
-import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from assay.errors import ParamsError
+from assay.params_messages import explain
 
 
 class Section(BaseModel):
@@ -259,8 +257,8 @@ def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem, path, origin) for problem in error.errors()]
-        raise ParamsError("\n".join(problems)) from error
+        sentences = [explain(problem, Params, path, origin) for problem in error.errors()]
+        raise ParamsError("\n".join(sentences)) from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -305,13 +303,9 @@ def _construct_unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) 
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is not text", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
         if key in mapping:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is given twice", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
 
@@ -326,16 +320,14 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 
 def _load_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    return yaml.load(text, Loader=_UniqueKeyLoader)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = _load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ParamsError(
-            f"{path}: cannot be read ({error.strerror}). Name a params file with --params."
-        ) from error
+        raise ParamsError(f"{path}: cannot be read ({error.strerror}). Name a params file with --params.") from error
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
     except yaml.YAMLError as error:
@@ -364,113 +356,3 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     if last == "kind" and here.get("kind") != value:
         here.clear()
     here[last] = value
-
-
-def _explain(problem: ErrorDetails, path: Path, origin: Mapping[str, str]) -> str:
-    """Turn one of pydantic's errors into: what, where, what was found, what to do."""
-    names = _keys_only(problem["loc"])
-    dotted = ".".join(names)
-    where = next(
-        (place for key, place in origin.items() if dotted == key or dotted.startswith(f"{key}.")),
-        f"in {path}",
-    )
-    found, context = problem["input"], problem.get("ctx", {})
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(names[:-1])
-        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5) or difflib.get_close_matches(
-            names[-1], _all_leaf_names(), n=1, cutoff=0.7
-        )
-        advice = (
-            f"Did you mean {_full_name(names[:-1], near[0])}?" if near else f"Known here: {', '.join(known)}."
-        )
-        return f"{dotted} {where}: there is no such parameter. {advice}"
-    if problem["type"].startswith("union_tag"):
-        kinds = context.get("expected_tags", "")
-        return f"{dotted}.kind={_shown(_kind_of(found))} {where}: must be one of {kinds}. Choose one of them."
-    message, advice = _limit(problem["type"], context, problem["msg"])
-    return f"{dotted}={_shown(found)} {where}: {message}. {advice}"
-
-
-_LIMITS: dict[str, tuple[str, str]] = {
-    "less_than": ("must be below {lt}", "Lower it."),
-    "less_than_equal": ("must be at most {le}", "Lower it."),
-    "greater_than": ("must be above {gt}", "Raise it."),
-    "greater_than_equal": ("must be at least {ge}", "Raise it."),
-    "finite_number": ("must be a finite number", "Give a finite number."),
-    "int_parsing": ("must be a whole number", "Give a whole number."),
-    "int_type": ("must be a whole number", "Give a whole number."),
-    "int_from_float": ("must be a whole number", "Give a whole number."),
-    "float_parsing": ("must be a number", "Give a number."),
-    "float_type": ("must be a number", "Give a number."),
-    "bool_parsing": ("must be true or false", "Give true or false."),
-    "bool_type": ("must be true or false", "Give true or false."),
-    "literal_error": ("must be {expected}", "Choose one of them."),
-    "string_pattern_mismatch": ("may hold letters, digits, spaces, '.', '_' and '-' only", "Rename it."),
-    "model_type": ("must be a section with keys of its own", "Write its keys below it, indented."),
-    "model_attributes_type": ("must be a section with keys of its own", "Write its keys below it, indented."),
-}
-
-
-def _limit(kind: str, context: Mapping[str, Any], fallback: str) -> tuple[str, str]:
-    template, advice = _LIMITS.get(kind, (fallback.lower(), "Correct it."))
-    return template.format(**context), advice
-
-
-def _keys_only(loc: tuple[int | str, ...]) -> list[str]:
-    """Drop the union tags that pydantic puts between a key and its branch's keys."""
-    names: list[str] = []
-    section: Any = Params
-    for part in loc:
-        branches = _branches(section)
-        if len(branches) > 1 and part in {_kind_name(branch) for branch in branches}:
-            section = next(branch for branch in branches if _kind_name(branch) == part)
-            continue
-        names.append(str(part))
-        fields = branches[0].model_fields if branches else {}
-        section = fields[str(part)].annotation if str(part) in fields else None
-    return names
-
-
-def _branches(annotation: Any) -> list[type[Section]]:
-    """The section classes that an annotation allows."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    if get_origin(annotation) in (Union, types.UnionType, Annotated):
-        return [branch for arg in get_args(annotation) for branch in _branches(arg)]
-    return []
-
-
-def _kind_name(section: type[Section]) -> str | None:
-    field = section.model_fields.get("kind")
-    return str(field.default) if field else None
-
-
-def _known_keys(parents: list[str]) -> list[str]:
-    sections: list[type[Section]] = [Params]
-    for name in parents:
-        sections = [
-            branch
-            for section in sections
-            if name in section.model_fields
-            for branch in _branches(section.model_fields[name].annotation)
-        ]
-    return sorted({name for section in sections for name in section.model_fields})
-
-
-def _all_leaf_names() -> dict[str, str]:
-    return {dotted.rpartition(".")[2]: dotted for dotted in flatten(Params())}
-
-
-def _full_name(parents: list[str], near: str) -> str:
-    return ".".join([*parents, near]) if near in _known_keys(parents) else _all_leaf_names()[near]
-
-
-def _kind_of(found: Any) -> Any:
-    return found.get("kind") if isinstance(found, dict) else found
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

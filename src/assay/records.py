@@ -134,6 +134,25 @@ class EpochRecord(Record):
 
 
 @dataclass(frozen=True)
+class StepRecords(Record):
+    """Consecutive optimizer steps of training, in columns of equal length.
+
+    Attributes:
+        step: Step numbers, 1 for the first.
+        loss: Loss that was minimised in the step, regularization terms included.
+        learning_rate: Rate that the step used.
+        grad_norm: Global gradient norm, before clipping.
+        timestamp_ms: Unix time in ms at the step's end; a resumed run keeps it.
+    """
+
+    step: tuple[int, ...]
+    loss: tuple[float, ...]
+    learning_rate: tuple[float, ...]
+    grad_norm: tuple[float, ...]
+    timestamp_ms: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class TrainResult(Record):
     """A trained model on disk.
 
@@ -256,3 +275,46 @@ class ModelRef(Record):
     run_id: str
     uri: str
     manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """What a run came to: the last line of every log, and what ``--json`` prints.
+
+    Attributes:
+        run_id: MLflow run.
+        model_name: Registered model name.
+        model_version: Version that the run registered, or that was found again.
+        data_md5: DVC's hash of the data.
+        run_key: Digest of all that the result depends on.
+        reused: Whether a finished run with the same key was found, so that nothing was trained.
+        reasons: Why it was reused or trained, in sentences.
+        metrics: Test metric -> value.
+        intervals: Test metric -> lower and upper end of its confidence interval.
+        baselines: Baseline -> test metric -> value.
+        seconds: Wall time of this command.
+        timings: Part of this command -> its wall time in seconds.
+        report_path: One-page HTML report; empty where the store keeps it elsewhere.
+        source: What the data was imported from.
+        num_examples: Examples in train, val and test.
+        num_epochs: Epochs trained.
+        device: Device, precision and threads, e.g. ``cpu bf16 x2``.
+    """
+
+    run_id: str
+    model_name: str
+    model_version: int
+    data_md5: str
+    run_key: str
+    reused: bool
+    reasons: tuple[str, ...]
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    baselines: dict[str, dict[str, float]]
+    seconds: float
+    timings: dict[str, float]
+    report_path: str
+    source: str
+    num_examples: tuple[int, int, int]
+    num_epochs: int
+    device: str

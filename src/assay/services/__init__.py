@@ -1,0 +1,1 @@
+"""Servers, pools and workers around the flows."""

@@ -1,0 +1,146 @@
+"""What a person sees on the terminal: progress while it works, a table at the end."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from assay import progress
+from assay.records import RunRecord
+
+_HEADLINES = {
+    "accuracy": "accuracy",
+    "f1_macro": "F1 (macro)",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "roc_auc_macro": "ROC-AUC (macro)",
+    "log_loss": "log-loss",
+    "expected_calibration_error": "calibration error",
+}
+_LOWER_IS_BETTER = {"log_loss", "expected_calibration_error"}
+_BASELINES = {"majority_class": "majority class", "logistic_regression": "logistic regression"}
+
+
+@contextmanager
+def drawing(console: Console) -> Iterator[None]:
+    """Draw progress while the block runs: bars on a terminal, one plain line a finished stage elsewhere.
+
+    Args:
+        console: Where to draw.
+    """
+    if console.is_terminal:
+        columns = (
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("[bold]{task.fields[stage]:<9}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
+        with Progress(*columns, console=console) as bars, progress.listening(_Bars(bars)):
+            yield
+    else:
+        with progress.listening(_Lines(console)):
+            yield
+
+
+class _Bars:
+    """One bar a stage."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, event: progress.Progress) -> None:
+        if event.stage not in self._tasks:
+            self._tasks[event.stage] = self._bars.add_task("", total=None, stage=event.stage)
+        total = event.total or None
+        done = event.done
+        if event.finished:
+            total = done = event.total or 1
+        description = Text(event.text).markup if event.text else ""
+        self._bars.update(self._tasks[event.stage], total=total, completed=done, description=description)
+
+
+class _Lines:
+    """One line when a stage is over, and one every few seconds while it works."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started: dict[str, float] = {}
+        self._last = 0.0
+
+    def __call__(self, event: progress.Progress) -> None:
+        now = time.monotonic()
+        begun = self._started.setdefault(event.stage, now)
+        if not event.finished and (not event.text or now - max(self._last, begun) < self.EVERY_SECONDS):
+            return
+        self._last = now
+        mark = "done" if event.finished else f"{event.done}/{event.total}" if event.total else "..."
+        line = f"{event.stage:<9} {mark:<7} {now - begun:6.1f} s  {event.text}"
+        self._console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
+
+
+def show_result(console: Console, record: RunRecord, next_commands: dict[str, str]) -> None:
+    """Print the end of a run: data, model, metrics beside the baselines, where to look next.
+
+    Args:
+        console: Where to print.
+        record: The run.
+        next_commands: What it is for -> command or path to look at next.
+    """
+    console.print()
+    console.print(_facts(record))
+    console.print(_metrics(record))
+    for reason in record.reasons:
+        console.print(Text(f"{'reused' if record.reused else 'trained'} because: {reason}"), soft_wrap=True)
+    console.print(Text(f"{record.seconds:.1f} s in all", style="dim"))
+    console.print()
+    width = max(map(len, next_commands), default=0)
+    for purpose, command in next_commands.items():
+        console.print(
+            Text.assemble((f"{purpose:<{width}}  ", "dim"), (command, "bold")),
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _facts(record: RunRecord) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    train, val, test = record.num_examples
+    table.add_row(
+        "data", f"{record.source}  {train:,} train, {val:,} val, {test:,} test  md5 {record.data_md5[:8]}"
+    )
+    version = f"{record.model_name} version {record.model_version}"
+    table.add_row("model", f"{version}  {record.num_epochs} epochs on {record.device}")
+    table.add_row("run", f"{record.run_id}  key {record.run_key[:12]}")
+    return table
+
+
+def _metrics(record: RunRecord) -> Table:
+    table = Table(title="On the test examples", title_justify="left", title_style="bold")
+    table.add_column("metric")
+    table.add_column(record.model_name, justify="right", style="bold")
+    table.add_column("95% interval", justify="right")
+    baselines = [name for name in _BASELINES if name in record.baselines]
+    for name in baselines:
+        table.add_column(_BASELINES[name], justify="right", style="dim")
+    for metric, label in _HEADLINES.items():
+        if metric not in record.metrics:
+            continue
+        low, high = record.intervals[metric]
+        others = [_number(record.baselines[name].get(metric)) for name in baselines]
+        arrow = " ↓" if metric in _LOWER_IS_BETTER else ""
+        table.add_row(label + arrow, _number(record.metrics[metric]), f"{low:.4f} to {high:.4f}", *others)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

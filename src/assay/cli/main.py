@@ -1,0 +1,141 @@
+"""The command line: arguments in, one call, result out.
+
+Nothing heavy is imported here, so that ``assay --help`` stays quick; each command imports what it needs.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import assay
+from assay.errors import AssayError, StorageError
+
+Command = Callable[[argparse.Namespace], int]
+
+_STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that says what to do, in the house's form."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"assay: {message}. Run '{self.prog} --help' for what it takes.\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets ``run`` to the function that does it."""
+    from assay.cli import data
+
+    parser = _Parser(
+        prog="assay",
+        description="A training line that tests every PyTorch classifier before MLflow stamps it.",
+        epilog="Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 3 a gate said no.",
+    )
+    parser.add_argument("--version", action="version", version=f"assay {assay.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(commands)
+    data.register(commands)
+    _add_ui(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="the whole chain in this process: data, train, evaluate, register",
+        description="Run the whole chain in this process; no server has to be started first. A run whose data, "
+        "params, code and packages are those of a finished one is not trained again.",
+    )
+    run.add_argument(
+        "--params", type=Path, metavar="FILE", help="params file (default: the project's params.yaml)"
+    )
+    run.add_argument("--json", action="store_true", help="one JSON record on stdout, human text on stderr")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.num_epochs=3")
+    run.set_defaults(run=_run)
+
+
+def _add_ui(commands: Any) -> None:
+    ui = commands.add_parser(
+        "ui",
+        help="open the MLflow dashboard of this project",
+        description="Serve the MLflow dashboard of this project on 127.0.0.1 until Ctrl+C.",
+    )
+    ui.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
+    ui.set_defaults(run=_ui)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from assay.cli import run
+
+    return run.run(args)
+
+
+def _ui(args: argparse.Namespace) -> int:
+    from assay.cli import ui
+
+    return ui.serve(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; the process's own by default.
+
+    Returns:
+        The exit code: 0 done, 1 the run failed, 2 the request was wrong, 3 a gate said no, 130 interrupted.
+    """
+    _set_environment()
+    args = build_parser().parse_args(argv)
+    command: Command = args.run
+    try:
+        return command(args)
+    except AssayError as error:
+        return _fail(error, json=getattr(args, "json", False))
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "assay: interrupted. What was finished is kept; the same command goes on from there.\n"
+        )
+        return 130
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRNOS:
+            raise
+        return _fail(_storage_error(error), json=getattr(args, "json", False))
+
+
+def _set_environment() -> None:
+    """Settings that libraries read when they are imported."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _fail(error: AssayError, json: bool) -> int:
+    sys.stderr.write(f"assay: {error}\n")
+    if json:
+        from json import dumps
+
+        record = {"error": {"kind": type(error).__name__, "message": str(error)}}
+        sys.stdout.write(dumps(record, ensure_ascii=False) + "\n")
+    return error.exit_code
+
+
+def _storage_error(error: OSError) -> AssayError:
+    where = error.filename or "a file of this run"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"{where}: no space left on the device. Free some; nothing that was finished is lost."
+        )
+    return StorageError(
+        f"{where}: {error.strerror}. Make it writable, or set ASSAY_HOME to a folder that is."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
