@@ -4,6 +4,7 @@ A stage calls `announce`; the command line draws it on a terminal, a flow puts i
 costs nothing.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,35 @@ def announce(stage: str, text: str = "", *, done: int = 0, total: int = 0, finis
     event = Progress(stage, done, total, text, finished)
     for listener in tuple(_listeners):
         listener(event)
+
+
+class Stopwatch:
+    """Wall time of each stage; announces its start and its end.
+
+    Attributes:
+        seconds: Stage -> wall time in seconds, of the stages that ended.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, text: str = "") -> Iterator[list[str]]:
+        """Time a block as one stage.
+
+        Args:
+            name: Name of the stage.
+            text: What a person reads while it works.
+
+        Yields:
+            A list; its last entry is what a person reads when the stage is over.
+        """
+        words = [text]
+        announce(name, text)
+        begun = time.perf_counter()
+        yield words
+        self.seconds[name] = time.perf_counter() - begun
+        announce(name, words[-1], finished=True)
 
 
 @contextmanager

@@ -4,7 +4,10 @@ A project is a folder with a ``params.yaml``, found upward from the current one.
 (or ``ASSAY_HOME``), readable by its owner only.
 """
 
+import fcntl
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +50,11 @@ class Project:
     def runs_dir(self) -> Path:
         """Work folders of runs (checkpoints, figures), one for each run key."""
         return self.home / "runs"
+
+    @property
+    def flow_file(self) -> Path:
+        """The flow that ``assay run`` runs."""
+        return self.root / "flows" / "pipeline.py"
 
     def make_home(self) -> Path:
         """Create the state folder with mode 0700.
@@ -91,3 +99,21 @@ def find_project(start: Path | None = None) -> Project:
     raise ProjectError(
         f"{here}: no params.yaml here or in any folder above. Change into a project, or clone one."
     )
+
+
+@contextmanager
+def only_one(lock_file: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time into the block; the kernel frees the lock of a process that dies.
+
+    Args:
+        lock_file: A file for the lock alone; made when missing, never removed.
+        on_wait: Called once if another process is inside, before waiting for it.
+    """
+    lock_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock_file.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

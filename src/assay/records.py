@@ -104,6 +104,11 @@ class Splits(Record):
     num_test: int
     num_dropped: int = 0
 
+    def describe(self) -> str:
+        """Return the sizes in a few words."""
+        dropped = f", {self.num_dropped:,} copies across given splits left out" if self.num_dropped else ""
+        return f"{self.num_train:,} train, {self.num_val:,} val, {self.num_test:,} test{dropped}"
+
 
 @dataclass(frozen=True)
 class EpochRecord(Record):
@@ -186,6 +191,20 @@ class TrainResult(Record):
     precision: str
     num_threads: int
 
+    def describe(self) -> str:
+        """Return what training came to in a few words."""
+        best = next(record for record in self.history if record.epoch == self.best_epoch)
+        early = ", stopped early" if self.stopped_early else ""
+        resumed = f", resumed at step {self.resumed_from_step}" if self.resumed_from_step else ""
+        return (
+            f"{len(self.history)} epochs{early}{resumed}, best {best.epoch}: val accuracy {best.val_accuracy:.4f}, "
+            f"{self.samples_per_second:,.0f} samples/s"
+        )
+
+    def describe_device(self) -> str:
+        """Return device, precision and threads, e.g. ``cpu bf16 x2``."""
+        return f"{self.device} {self.precision}" + (f" x{self.num_threads}" if self.device == "cpu" else "")
+
 
 @dataclass(frozen=True)
 class Interval(Record):
@@ -204,12 +223,21 @@ class Interval(Record):
 
 @dataclass(frozen=True)
 class ClassMetrics(Record):
-    """Test metrics of one class against the rest."""
+    """Test metrics of one class against the rest.
+
+    Attributes:
+        precision: Right answers among the answers that name the class; 0 if there are none.
+        recall: Right answers among the class's examples; 0 if there are none.
+        f1: Harmonic mean of both.
+        support: Test examples of the class.
+        intervals: ``precision``, ``recall`` and ``f1`` -> estimate with interval; empty where nobody resampled.
+    """
 
     precision: float
     recall: float
     f1: float
     support: int
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -227,6 +255,7 @@ class Evaluation(Record):
         figures: Figure name -> PNG path.
         report_path: One-page HTML report.
         seconds: Wall time.
+        notes: Sentences for people about what is undefined or odd, e.g. a class without test examples.
     """
 
     metrics: dict[str, Interval]
@@ -239,6 +268,12 @@ class Evaluation(Record):
     figures: dict[str, str]
     report_path: str
     seconds: float
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return the headline in a few words."""
+        accuracy = self.metrics["accuracy"]
+        return f"accuracy {accuracy.value:.4f} ({accuracy.low:.4f} to {accuracy.high:.4f}) on {self.num_test:,} test"
 
 
 @dataclass(frozen=True)
@@ -291,6 +326,7 @@ class RunRecord(Record):
         reasons: Why it was reused or trained, in sentences.
         metrics: Test metric -> value.
         intervals: Test metric -> lower and upper end of its confidence interval.
+        confidence: Level of the intervals, e.g. 0.95.
         baselines: Baseline -> test metric -> value.
         seconds: Wall time of this command.
         timings: Part of this command -> its wall time in seconds.
@@ -310,6 +346,7 @@ class RunRecord(Record):
     reasons: tuple[str, ...]
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    confidence: float
     baselines: dict[str, dict[str, float]]
     seconds: float
     timings: dict[str, float]
@@ -318,3 +355,48 @@ class RunRecord(Record):
     num_examples: tuple[int, int, int]
     num_epochs: int
     device: str
+
+    @classmethod
+    def of(
+        cls,
+        key: RunKey,
+        data: DataRef,
+        splits: Splits,
+        trained: TrainResult,
+        evaluation: Evaluation,
+        model: ModelRef,
+        reasons: tuple[str, ...],
+        timings: Mapping[str, float],
+    ) -> Self:
+        """Gather what the stages handed over."""
+        return cls(
+            run_id=model.run_id,
+            model_name=model.name,
+            model_version=model.version,
+            data_md5=data.md5,
+            run_key=key.digest,
+            reused=False,
+            reasons=reasons,
+            metrics={name: interval.value for name, interval in evaluation.metrics.items()},
+            intervals={name: (interval.low, interval.high) for name, interval in evaluation.metrics.items()},
+            confidence=evaluation.confidence,
+            baselines=evaluation.baselines,
+            seconds=sum(timings.values()),
+            timings=dict(timings),
+            report_path=evaluation.report_path,
+            source=data.source,
+            num_examples=(splits.num_train, splits.num_val, splits.num_test),
+            num_epochs=len(trained.history),
+            device=trained.describe_device(),
+        )
+
+    def again(self, reasons: tuple[str, ...], timings: Mapping[str, float]) -> Self:
+        """Return the record as that of a command that found this run instead of training.
+
+        Args:
+            reasons: Why it could be reused.
+            timings: Where that command's own seconds went.
+        """
+        return dataclasses.replace(
+            self, reused=True, reasons=reasons, seconds=sum(timings.values()), timings=dict(timings)
+        )

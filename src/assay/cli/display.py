@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -14,15 +15,15 @@ from assay.records import RunRecord
 
 _HEADLINES = {
     "accuracy": "accuracy",
-    "f1_macro": "F1 (macro)",
-    "precision_macro": "precision (macro)",
-    "recall_macro": "recall (macro)",
-    "roc_auc_macro": "ROC-AUC (macro)",
+    "f1_macro": "F1, macro",
+    "precision_macro": "precision, macro",
+    "recall_macro": "recall, macro",
+    "roc_auc_macro": "ROC-AUC, macro",
     "log_loss": "log-loss",
     "expected_calibration_error": "calibration error",
 }
 _LOWER_IS_BETTER = {"log_loss", "expected_calibration_error"}
-_BASELINES = {"majority_class": "majority class", "logistic_regression": "logistic regression"}
+_BASELINES = {"majority_class": "majority\nclass", "logistic_regression": "logistic\nregression"}
 
 
 @contextmanager
@@ -96,9 +97,8 @@ def show_result(console: Console, record: RunRecord, next_commands: dict[str, st
     """
     console.print()
     console.print(_facts(record))
+    console.print()
     console.print(_metrics(record))
-    for reason in record.reasons:
-        console.print(Text(f"{'reused' if record.reused else 'trained'} because: {reason}"), soft_wrap=True)
     console.print(Text(f"{record.seconds:.1f} s in all", style="dim"))
     console.print()
     width = max(map(len, next_commands), default=0)
@@ -115,20 +115,23 @@ def _facts(record: RunRecord) -> Table:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     train, val, test = record.num_examples
-    table.add_row(
-        "data", f"{record.source}  {train:,} train, {val:,} val, {test:,} test  md5 {record.data_md5[:8]}"
-    )
+    table.add_row("data", f"{record.source}  {train:,} train, {val:,} val, {test:,} test  md5 {record.data_md5[:8]}")
     version = f"{record.model_name} version {record.model_version}"
     table.add_row("model", f"{version}  {record.num_epochs} epochs on {record.device}")
     table.add_row("run", f"{record.run_id}  key {record.run_key[:12]}")
+    verb = "reused" if record.reused else "trained"
+    for number, reason in enumerate(record.reasons):
+        table.add_row("" if number else verb, f"because {reason}")
     return table
 
 
 def _metrics(record: RunRecord) -> Table:
-    table = Table(title="On the test examples", title_justify="left", title_style="bold")
-    table.add_column("metric")
-    table.add_column(record.model_name, justify="right", style="bold")
-    table.add_column("95% interval", justify="right")
+    table = Table(
+        title="On the test examples", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("metric", no_wrap=True)
+    table.add_column("model", justify="right", style="bold", no_wrap=True)
+    table.add_column(f"{record.confidence:.0%} interval", justify="right", no_wrap=True)
     baselines = [name for name in _BASELINES if name in record.baselines]
     for name in baselines:
         table.add_column(_BASELINES[name], justify="right", style="dim")
@@ -137,8 +140,8 @@ def _metrics(record: RunRecord) -> Table:
             continue
         low, high = record.intervals[metric]
         others = [_number(record.baselines[name].get(metric)) for name in baselines]
-        arrow = " ↓" if metric in _LOWER_IS_BETTER else ""
-        table.add_row(label + arrow, _number(record.metrics[metric]), f"{low:.4f} to {high:.4f}", *others)
+        lower = " ↓" if metric in _LOWER_IS_BETTER else ""
+        table.add_row(label + lower, _number(record.metrics[metric]), f"{low:.4f} to {high:.4f}", *others)
     return table
 
 

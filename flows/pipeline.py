@@ -1,0 +1,207 @@
+"""The whole chain: version the data, validate, split, train, evaluate on test, register."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from assay import progress
+from assay.data.loading import ImageDataset, load_dataset
+from assay.data.splits import make_splits
+from assay.data.validation import validate
+from assay.evaluation.evaluate import evaluate
+from assay.params import Params
+from assay.plan import Plan, look_back, make_plan
+from assay.project import Project, find_project, only_one
+from assay.records import (
+    DataRef,
+    DataReport,
+    EpochRecord,
+    Evaluation,
+    ModelRef,
+    Record,
+    RunRecord,
+    Splits,
+    TrainResult,
+)
+from assay.registry.register import register
+from assay.tracking.runs import OpenRun, Tracker
+from assay.training.fit import fit
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage of one run works on.
+
+    Attributes:
+        project: The project.
+        params: Every choice of the run.
+        data: The verified data.
+        run_dir: Folder of this run alone.
+    """
+
+    project: Project
+    params: Params
+    data: DataRef
+    run_dir: Path
+
+
+@task(name="Hash every pinned byte of the data", cache_policy=NO_CACHE)
+def version_data(project: Project, params: Params) -> Plan:
+    """Verify the data against its pin and find out all that the run depends on."""
+    plan = make_plan(project, params)
+    _show("data", "The pinned data", plan.data)
+    return plan
+
+
+@task(name="Validate the examples", cache_policy=NO_CACHE)
+def validate_data(job: Job) -> DataReport:
+    """Refuse data that a run cannot live with."""
+    report = validate(_dataset(job))
+    _show("validation", "What validation saw", report)
+    return report
+
+
+@task(name="Split into train, val and test", cache_policy=NO_CACHE)
+def split_data(job: Job) -> Splits:
+    """Divide the examples; no example, duplicate or group crosses a split."""
+    splits = make_splits(_dataset(job), job.params.split, job.run_dir)
+    _show("splits", "Train, val and test", splits)
+    return splits
+
+
+@task(name="Train the model", cache_policy=NO_CACHE)
+def train_model(job: Job, splits: Splits, run: OpenRun) -> TrainResult:
+    """Train on train and choose on val; goes on from a checkpoint where there is one."""
+    params = job.params
+
+    def log(record: EpochRecord) -> None:
+        stream.log_epoch(record)
+        _announce_epoch(record, params.train.num_epochs)
+
+    with _tracker(job).metrics(run) as stream:
+        trained = fit(
+            _dataset(job),
+            splits,
+            params.model,
+            params.train,
+            params.device,
+            job.run_dir,
+            on_epoch=log,
+            on_steps=stream.log_steps,
+        )
+        stream.training_done()
+    create_table_artifact(
+        [record.to_json() for record in trained.history], key="training", description="Every epoch of training"
+    )
+    return trained
+
+
+@task(name="Evaluate on test, once", cache_policy=NO_CACHE)
+def evaluate_model(job: Job, splits: Splits, trained: TrainResult, run: OpenRun) -> Evaluation:
+    """Compute the test metrics with intervals, beside the baselines."""
+    tracker = _tracker(job)
+    evaluation = evaluate(
+        _dataset(job),
+        splits,
+        trained,
+        job.params.evaluation,
+        job.params.device,
+        job.run_dir,
+        lineage=tracker.lineage(run.run_id),
+    )
+    tracker.log_evaluation(run.run_id, evaluation)
+    create_table_artifact(
+        [{"metric": name} | interval.to_json() for name, interval in evaluation.metrics.items()],
+        key="evaluation",
+        description=f"{evaluation.num_test} test examples, {evaluation.confidence:.0%} intervals",
+    )
+    return evaluation
+
+
+@task(name="Register the model", cache_policy=NO_CACHE)
+def register_model(job: Job, trained: TrainResult, evaluation: Evaluation, run: OpenRun) -> ModelRef:
+    """Add a version to the registry, with its manifest and its way back to data, code and params."""
+    examples = _dataset(job).images[:2].transpose(0, 3, 1, 2)
+    model = register(_tracker(job), run.run_id, trained, evaluation, job.params, examples)
+    _show("model", "The registered version", model)
+    return model
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(params: Params, project_dir: Path | None = None) -> RunRecord:
+    """Run the whole chain, or find that it has been done.
+
+    Args:
+        params: Every choice of the run.
+        project_dir: The project's folder; the one at or above the current folder by default.
+
+    Returns:
+        What the run came to.
+    """
+    project = find_project(project_dir)
+    watch = progress.Stopwatch()
+    with watch.stage("data", "hashing every pinned byte") as words:
+        plan = version_data(project, params)
+        words.append(f"{plan.data.source}, {plan.data.num_examples:,} examples, md5 {plan.data.md5[:8]}")
+    job = Job(project, params, plan.data, project.runs_dir / plan.key.digest[:16])
+    with only_one(job.run_dir / "lock", on_wait=_announce_wait):
+        tracker = _tracker(job)
+        finished, reasons = look_back(tracker, plan.key)
+        if finished is not None:
+            return tracker.load_record(finished.run_id).again(reasons, watch.seconds)
+        with watch.stage("check", "validating and splitting") as words:
+            report = validate_data(job)
+            splits = split_data(job)
+            words.append(f"{len(report.class_counts)} classes; {splits.describe()}")
+        run = tracker.open_run(plan.key, params, plan.data, splits, name=params.model.kind)
+        with tracker.failure_noted(run.run_id):
+            with watch.stage("train", "starting") as words:
+                trained = train_model(job, splits, run)
+                words.append(trained.describe())
+            with watch.stage("evaluate", "on test, once") as words:
+                evaluation = evaluate_model(job, splits, trained, run)
+                words.append(evaluation.describe())
+            with watch.stage("register", "exporting and hashing") as words:
+                model = register_model(job, trained, evaluation, run)
+                words.append(f"{model.name} version {model.version}")
+            record = RunRecord.of(plan.key, plan.data, splits, trained, evaluation, model, reasons, watch.seconds)
+            tracker.finish(run.run_id, record)
+    return record
+
+
+@lru_cache(maxsize=1)
+def _open_dataset(data: DataRef, cache_dir: Path) -> ImageDataset:
+    return load_dataset(data, cache_dir)
+
+
+def _dataset(job: Job) -> ImageDataset:
+    """The decoded examples, opened and checked once a process."""
+    return _open_dataset(job.data, job.project.cache_dir)
+
+
+@lru_cache(maxsize=1)
+def _open_tracker(project: Project, experiment: str) -> Tracker:
+    return Tracker.open(project, experiment)
+
+
+def _tracker(job: Job) -> Tracker:
+    return _open_tracker(job.project, job.params.registry.experiment)
+
+
+def _announce_epoch(record: EpochRecord, num_epochs: int) -> None:
+    text = f"epoch {record.epoch}: val loss {record.val_loss:.4f}, val accuracy {record.val_accuracy:.4f}"
+    progress.announce("train", text, done=record.epoch, total=num_epochs)
+
+
+def _announce_wait() -> None:
+    progress.announce("data", "the same run is under way in another process: waiting for it")
+
+
+def _show(key: str, description: str, record: Record) -> None:
+    """Put a record on the run's page as a table of two columns."""
+    rows = [{"what": name, "value": str(value)} for name, value in record.to_json().items()]
+    create_table_artifact(rows, key=key, description=description)

@@ -1,0 +1,97 @@
+"""``assay run``: the whole chain in this process, or the finished run of the same key."""
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+
+from rich.console import Console
+
+from assay.cli.display import drawing, show_result
+from assay.errors import ProjectError
+from assay.params import Params, load_params
+from assay.plan import look_back, make_plan
+from assay.progress import Stopwatch
+from assay.project import Project, find_project
+from assay.records import RunRecord
+from assay.tracking.runs import Tracker
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do ``assay run``.
+
+    Args:
+        args: ``params``, ``overrides`` and ``json`` of the command line.
+
+    Returns:
+        Exit code 0; whatever goes wrong is raised.
+    """
+    begun = time.perf_counter()
+    project = find_project()
+    params = load_params(args.params or project.params_file, args.overrides)
+    project.make_home()
+    console = Console(stderr=args.json)
+    with drawing(console):
+        record = _reuse(project, params) or _train(project, params)
+    record = replace(record, seconds=round(time.perf_counter() - begun, 3))
+    show_result(console, record, _next_commands(project, record))
+    if args.json:
+        sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+    return 0
+
+
+def _reuse(project: Project, params: Params) -> RunRecord | None:
+    """The finished run of the same key, looked for before torch and an orchestrator are started."""
+    watch = Stopwatch()
+    with watch.stage("plan", "hashing data, params, code and packages") as words:
+        plan = make_plan(project, params)
+        tracker = Tracker.open(project, params.registry.experiment)
+        finished, reasons = look_back(tracker, plan.key)
+        words.append("done before: reusing it" if finished else f"to do: {'; '.join(reasons)}")
+    if finished is None:
+        return None
+    return tracker.load_record(finished.run_id).again(reasons, watch.seconds)
+
+
+def _train(project: Project, params: Params) -> RunRecord:
+    from assay.services.local_prefect import LocalPrefect
+
+    watch = Stopwatch()
+    with LocalPrefect(project.home / "prefect") as prefect:
+        with watch.stage("start", "importing torch while Prefect starts") as words:
+            pipeline = _load_pipeline(project)
+            prefect.ready()
+            words.append("torch and Prefect are ready")
+        record = pipeline(params=params, project_dir=project.root)
+    return replace(record, timings=watch.seconds | record.timings)
+
+
+def _load_pipeline(project: Project) -> Callable[..., RunRecord]:
+    """Import the project's own ``flows/pipeline.py`` from its file.
+
+    Raises:
+        ProjectError: There is none, or it has no ``pipeline``.
+    """
+    spec = importlib.util.spec_from_file_location("assay_project_pipeline", project.flow_file)
+    if spec is None or spec.loader is None or not project.flow_file.is_file():
+        raise ProjectError(
+            f"{project.flow_file}: there is no such file. A project's chain is the flow in it; restore it."
+        )
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    pipeline = getattr(module, "pipeline", None)
+    if pipeline is None:
+        raise ProjectError(f"{project.flow_file}: defines no flow named 'pipeline'. Name the chain's flow 'pipeline'.")
+    return pipeline  # type: ignore[no-any-return]
+
+
+def _next_commands(project: Project, record: RunRecord) -> dict[str, str]:
+    commands = {"dashboard": "assay ui"}
+    if record.report_path:
+        commands = {"report": record.report_path} | commands
+    return commands

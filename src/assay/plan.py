@@ -1,0 +1,62 @@
+"""What a run will depend on, found out before anything heavy starts.
+
+A plan costs tenths of a second and imports neither torch nor prefect, so asking "has this been done already?"
+is cheap. The answer always comes with its reason.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from assay.data.versioning import materialize
+from assay.devices import Compute, resolve
+from assay.params import Params
+from assay.project import Project
+from assay.records import DataRef, RunKey
+from assay.tracking.run_key import compute_run_key, explain_difference
+from assay.tracking.runs import FinishedRun, Tracker
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a run's result.
+
+    Attributes:
+        data: Verified data, every byte hashed.
+        compute: Device, precision and threads.
+        key: The run key over all of it.
+    """
+
+    data: DataRef
+    compute: Compute
+    key: RunKey
+
+
+@lru_cache(maxsize=8)
+def make_plan(project: Project, params: Params) -> Plan:
+    """Verify the data (bringing it here if it is missing) and compute the run key; once a process.
+
+    Raises:
+        DataError: The data cannot be had, or is not what is pinned.
+        DeviceError: The device or precision is not there.
+    """
+    data = materialize(project)
+    compute = resolve(params.device)
+    key = compute_run_key(project, params, data.md5, compute, project.flow_file)
+    return Plan(data, compute, key)
+
+
+def look_back(tracker: Tracker, key: RunKey) -> tuple[FinishedRun | None, tuple[str, ...]]:
+    """Find the finished run of this key, and say why it can be reused or why there is none.
+
+    Returns:
+        The finished run, or None; and the reasons, in sentences.
+    """
+    finished = tracker.find_finished(key)
+    if finished is not None:
+        return finished, (f"data, params, code and packages are those of run {finished.run_id}",)
+    nearest = tracker.nearest(key)
+    if nearest is None:
+        return None, (f"there is no finished run in experiment {tracker.experiment!r} yet",)
+    if nearest.digest == key.digest:
+        return None, ("the finished run of this key has lost its registered version",)
+    return None, explain_difference(nearest, key)
