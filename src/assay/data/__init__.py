@@ -1,0 +1,1 @@
+"""Sources, shards, validation, pins, splits and loading; the only importer of dvc."""
