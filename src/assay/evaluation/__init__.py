@@ -1,0 +1,1 @@
+"""Test metrics with intervals, baselines, figures and the report of one model."""
