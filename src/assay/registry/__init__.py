@@ -1,0 +1,1 @@
+"""Registered models: register and load."""

@@ -1,0 +1,1 @@
+"""MLflow runs: run keys, metrics, lineage."""

@@ -1,0 +1,111 @@
+"""Has this been run already? Asked of MLflow's tables directly, where the store is a SQLite file.
+
+Importing MLflow and opening its store takes 2 to 3 s, most of what running again with nothing changed would cost. The
+one question that decides is therefore answered here in milliseconds, read-only. `SlowLookupError` says that it has to
+be asked through MLflow instead.
+"""
+
+import sqlite3
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from assay.records import ModelRef
+from assay.tracking.lineage import KEY_TAG, MANIFEST_TAG
+
+KNOWN_SCHEMA = "dc11669786a5"
+"""Revision of MLflow's tables that the queries below were written for (`alembic_version`)."""
+
+_RUNS = """
+SELECT runs.run_uuid, runs.experiment_id, runs.end_time
+FROM runs JOIN experiments USING (experiment_id) JOIN tags USING (run_uuid)
+WHERE experiments.name = ? AND tags.key = ? AND tags.value = ?
+  AND runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active'
+ORDER BY runs.start_time DESC
+"""
+
+_VERSION = """
+SELECT version.name, version.version, tag.value
+FROM model_versions AS version LEFT JOIN model_version_tags AS tag
+  ON tag.name = version.name AND tag.version = version.version AND tag.key = ?
+WHERE version.run_id = ? AND version.status = 'READY' AND version.current_stage != 'Deleted_Internal'
+ORDER BY version.version LIMIT 1
+"""
+
+_METRICS = "SELECT key, value FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan"
+
+_ARTIFACTS = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"
+
+
+class SlowLookupError(Exception):
+    """The tables are not those that the queries were written for, or cannot be read just now."""
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A finished run with a registered version, as the tables hold it.
+
+    Attributes:
+        model: The version.
+        metrics: Metric name -> latest value.
+        experiment_id: MLflow experiment.
+        finished_ms: Unix time in ms.
+    """
+
+    model: ModelRef
+    metrics: dict[str, float]
+    experiment_id: str
+    finished_ms: int
+
+
+def find_run(database: Path, experiment: str, digest: str) -> FoundRun | None:
+    """Find the latest finished run with a run key whose registered version still exists.
+
+    Args:
+        database: MLflow's SQLite file.
+        experiment: Name of the experiment to look in.
+        digest: Digest of the run key.
+
+    Raises:
+        SlowLookupError: Ask through MLflow.
+    """
+    with _tables(database) as tables:
+        for run_id, experiment_id, end_time in tables.execute(_RUNS, (experiment, KEY_TAG, digest)):
+            version = tables.execute(_VERSION, (MANIFEST_TAG, run_id)).fetchone()
+            if version is not None:
+                name, number, manifest_sha256 = version
+                model = ModelRef(name, number, run_id, f"models:/{name}/{number}", manifest_sha256 or "")
+                metrics = dict(tables.execute(_METRICS, (run_id,)))
+                return FoundRun(model, metrics, str(experiment_id), end_time or 0)
+    return None
+
+
+def find_artifacts(database: Path, run_id: str) -> Path:
+    """Find the folder of a run's files.
+
+    Raises:
+        SlowLookupError: Ask through MLflow.
+    """
+    with _tables(database) as tables:
+        row = tables.execute(_ARTIFACTS, (run_id,)).fetchone()
+    parts = urllib.parse.urlsplit(row[0] if row else "")
+    if parts.scheme != "file":
+        raise SlowLookupError
+    return Path(urllib.request.url2pathname(parts.path))
+
+
+@contextmanager
+def _tables(database: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        connection = sqlite3.connect(f"file:{urllib.parse.quote(str(database))}?mode=ro", uri=True)
+        try:
+            if connection.execute("SELECT version_num FROM alembic_version").fetchall() != [(KNOWN_SCHEMA,)]:
+                raise SlowLookupError
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise SlowLookupError from error
