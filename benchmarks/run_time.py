@@ -34,9 +34,7 @@ def main() -> None:
         trained.append(first)
         reused.append(again)
         timings.append(record["timings"])
-        print(
-            f"{number + 1}: plain {plain[-1]:.1f} s, assay run {first:.1f} s, again {again:.1f} s", flush=True
-        )
+        print(f"{number + 1}: plain {plain[-1]:.1f} s, assay run {first:.1f} s, again {again:.1f} s", flush=True)
     report("plain script", plain)
     report("assay run", trained)
     report("assay run again", reused)

@@ -13,8 +13,9 @@ from assay.data.loading import ImageDataset, load_dataset
 from assay.data.splits import make_splits
 from assay.data.validation import validate
 from assay.evaluation.evaluate import evaluate
+from assay.models.build import require_fit
 from assay.params import Params
-from assay.plan import Plan, look_back, make_plan
+from assay.plan import Plan, look_back, make_plan, open_tracker
 from assay.project import Project, find_project, only_one
 from assay.records import (
     DataRef,
@@ -29,7 +30,7 @@ from assay.records import (
 )
 from assay.registry.register import register
 from assay.tracking.runs import OpenRun, Tracker
-from assay.training.fit import fit
+from assay.training.fit import CHECKPOINT_FILE, fit
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def version_data(project: Project, params: Params) -> Plan:
 
 @task(name="Validate the examples", cache_policy=NO_CACHE)
 def validate_data(job: Job) -> DataReport:
-    """Refuse data that a run cannot live with."""
+    """Refuse data that a run cannot live with, or that its model cannot take."""
     report = validate(_dataset(job))
+    require_fit(job.params.model, job.data.image_shape)
     _show("validation", "What validation saw", report)
     return report
 
@@ -157,7 +159,8 @@ def pipeline(params: Params, project_dir: Path | None = None) -> RunRecord:
             report = validate_data(job)
             splits = split_data(job)
             words.append(f"{len(report.class_counts)} classes; {splits.describe()}")
-        run = tracker.open_run(plan.key, params, plan.data, splits, name=params.model.kind)
+        resumable = (job.run_dir / CHECKPOINT_FILE).exists()
+        run = tracker.open_run(plan.key, params, plan.data, splits, name=params.model.kind, resumable=resumable)
         with tracker.failure_noted(run.run_id):
             with watch.stage("train", "starting") as words:
                 trained = train_model(job, splits, run)
@@ -183,13 +186,8 @@ def _dataset(job: Job) -> ImageDataset:
     return _open_dataset(job.data, job.project.cache_dir)
 
 
-@lru_cache(maxsize=1)
-def _open_tracker(project: Project, experiment: str) -> Tracker:
-    return Tracker.open(project, experiment)
-
-
 def _tracker(job: Job) -> Tracker:
-    return _open_tracker(job.project, job.params.registry.experiment)
+    return open_tracker(job.project, job.params.registry.experiment)
 
 
 def _announce_epoch(record: EpochRecord, num_epochs: int) -> None:

@@ -45,6 +45,12 @@ def make_plan(project: Project, params: Params) -> Plan:
     return Plan(data, compute, key)
 
 
+@lru_cache(maxsize=8)
+def open_tracker(project: Project, experiment: str) -> Tracker:
+    """Open the project's store, once a process: making MLflow's client takes a second."""
+    return Tracker.open(project, experiment)
+
+
 def look_back(tracker: Tracker, key: RunKey) -> tuple[FinishedRun | None, tuple[str, ...]]:
     """Find the finished run of this key, and say why it can be reused or why there is none.
 
@@ -52,11 +58,19 @@ def look_back(tracker: Tracker, key: RunKey) -> tuple[FinishedRun | None, tuple[
         The finished run, or None; and the reasons, in sentences.
     """
     finished = tracker.find_finished(key)
-    if finished is not None:
-        return finished, (f"data, params, code and packages are those of run {finished.run_id}",)
+    return finished, why_reused(finished) if finished else why_not_reused(tracker, key)
+
+
+def why_reused(finished: FinishedRun) -> tuple[str, ...]:
+    """Say why a finished run stands for a new one."""
+    return (f"data, params, code and packages are those of run {finished.run_id}",)
+
+
+def why_not_reused(tracker: Tracker, key: RunKey) -> tuple[str, ...]:
+    """Say in which parts a key differs from that of the nearest finished run."""
     nearest = tracker.nearest(key)
     if nearest is None:
-        return None, (f"there is no finished run in experiment {tracker.experiment!r} yet",)
+        return (f"there is no finished run in experiment {tracker.experiment!r} yet",)
     if nearest.digest == key.digest:
-        return None, ("the finished run of this key has lost its registered version",)
-    return None, explain_difference(nearest, key)
+        return ("the finished run of this key has lost its registered version",)
+    return explain_difference(nearest, key)

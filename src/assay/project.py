@@ -96,9 +96,7 @@ def find_project(start: Path | None = None) -> Project:
         if (folder / "params.yaml").is_file():
             home = Path(os.environ.get("ASSAY_HOME") or ".assay").expanduser()
             return Project(root=folder, home=home if home.is_absolute() else folder / home)
-    raise ProjectError(
-        f"{here}: no params.yaml here or in any folder above. Change into a project, or clone one."
-    )
+    raise ProjectError(f"{here}: no params.yaml here or in any folder above. Change into a project, or clone one.")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that ``assay --help`` stays quick; each comma
 
 import argparse
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -50,9 +51,7 @@ def _add_run(commands: Any) -> None:
         description="Run the whole chain in this process; no server has to be started first. A run whose data, "
         "params, code and packages are those of a finished one is not trained again.",
     )
-    run.add_argument(
-        "--params", type=Path, metavar="FILE", help="params file (default: the project's params.yaml)"
-    )
+    run.add_argument("--params", type=Path, metavar="FILE", help="params file (default: the project's params.yaml)")
     run.add_argument("--json", action="store_true", help="one JSON record on stdout, human text on stderr")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.num_epochs=3")
     run.set_defaults(run=_run)
@@ -97,14 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AssayError as error:
         return _fail(error, json=getattr(args, "json", False))
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "assay: interrupted. What was finished is kept; the same command goes on from there.\n"
-        )
+        sys.stderr.write("assay: interrupted. What was finished is kept; the same command goes on from there.\n")
         return 130
     except OSError as error:
         if error.errno not in _STORAGE_ERRNOS:
             raise
         return _fail(_storage_error(error), json=getattr(args, "json", False))
+    finally:
+        gc.freeze()  # the interpreter's last collections would walk millions of objects of torch and MLflow
 
 
 def _set_environment() -> None:
@@ -129,12 +128,8 @@ def _fail(error: AssayError, json: bool) -> int:
 def _storage_error(error: OSError) -> AssayError:
     where = error.filename or "a file of this run"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
-            f"{where}: no space left on the device. Free some; nothing that was finished is lost."
-        )
-    return StorageError(
-        f"{where}: {error.strerror}. Make it writable, or set ASSAY_HOME to a folder that is."
-    )
+        return StorageError(f"{where}: no space left on the device. Free some; nothing that was finished is lost.")
+    return StorageError(f"{where}: {error.strerror}. Make it writable, or set ASSAY_HOME to a folder that is.")
 
 
 if __name__ == "__main__":

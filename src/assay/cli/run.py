@@ -1,6 +1,7 @@
 """``assay run``: the whole chain in this process, or the finished run of the same key."""
 
 import argparse
+import gc
 import importlib.util
 import json
 import sys
@@ -14,11 +15,11 @@ from rich.console import Console
 from assay.cli.display import drawing, show_result
 from assay.errors import ProjectError
 from assay.params import Params, load_params
-from assay.plan import look_back, make_plan
+from assay.plan import make_plan, open_tracker, why_not_reused, why_reused
 from assay.progress import Stopwatch
 from assay.project import Project, find_project
 from assay.records import RunRecord
-from assay.tracking.runs import Tracker
+from assay.tracking.store import find_store
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,27 +46,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reuse(project: Project, params: Params) -> RunRecord | None:
-    """The finished run of the same key, looked for before torch and an orchestrator are started."""
+    """The finished run of the same key, looked for before torch, MLflow and an orchestrator are started."""
     watch = Stopwatch()
     with watch.stage("plan", "hashing data, params, code and packages") as words:
         plan = make_plan(project, params)
-        tracker = Tracker.open(project, params.registry.experiment)
-        finished, reasons = look_back(tracker, plan.key)
-        words.append("done before: reusing it" if finished else f"to do: {'; '.join(reasons)}")
+        tracker = open_tracker(project, params.registry.experiment)
+        finished = None if find_store(project).is_new else tracker.find_finished(plan.key)
+        words.append("done before: reusing it" if finished else "not done before")
     if finished is None:
         return None
-    return tracker.load_record(finished.run_id).again(reasons, watch.seconds)
+    return tracker.load_record(finished.run_id).again(why_reused(finished), watch.seconds)
 
 
 def _train(project: Project, params: Params) -> RunRecord:
+    """Run the flow; whatever is slow to start, starts while Prefect does."""
     from assay.services.local_prefect import LocalPrefect
 
     watch = Stopwatch()
     with LocalPrefect(project.home / "prefect") as prefect:
         with watch.stage("start", "importing torch while Prefect starts") as words:
+            gc.disable()  # nothing that an import makes is garbage, and looking for it takes a second
+            plan, tracker = make_plan(project, params), open_tracker(project, params.registry.experiment)
+            words.append("; ".join(why_not_reused(tracker, plan.key)))
             pipeline = _load_pipeline(project)
             prefect.ready()
-            words.append("torch and Prefect are ready")
+            gc.freeze()
+            gc.enable()
         record = pipeline(params=params, project_dir=project.root)
     return replace(record, timings=watch.seconds | record.timings)
 

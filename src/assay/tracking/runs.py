@@ -22,9 +22,8 @@ from assay.tracking.metrics import MetricStream, require_finite
 from assay.tracking.store import Store, find_store, open_client, probe
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 FAILURE_TAG = "assay.failure"
 LINEAGE_FILE = "lineage.json"

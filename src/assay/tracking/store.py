@@ -100,10 +100,9 @@ def open_client(project: Project, store: Store) -> "MlflowClient":
         os.environ.setdefault(name, value)
     if store.artifact_root is not None:
         project.make_home()
+    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
-
-    from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,31 @@
+"""Normalisation that travels inside the model, fitted on train only."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """Subtract each channel's mean and divide by its standard deviation.
+
+    Args:
+        mean: Mean of each channel over the train split.
+        std: Standard deviation of each channel over the train split; a constant channel (0) is only centred.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        scale = [value if value > 0 else 1.0 for value in std]
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(scale, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return the normalised images."""
+        return (images - self.mean) / self.std

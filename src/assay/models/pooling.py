@@ -1,0 +1,86 @@
+"""``relu(max_pool2d(x, 2))`` as integer arithmetic: the same numbers and gradients, in a fraction of the time."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_INTEGER_OF = {torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def pool_relu(
+    features: Float[Tensor, "batch channel height width"],
+) -> Float[Tensor, "batch channel half_height half_width"]:
+    """Return ``relu(max_pool2d(features, 2))``; an odd last row or column is left out.
+
+    While training on a CPU in 16 bits it runs as integer operations, which vectorise several times better there than
+    torch's max-pool and its backward pass. Everywhere else, and for export, it is torch's own.
+
+    Args:
+        features: Activations, fastest in channels-last layout.
+
+    Returns:
+        Pooled and rectified activations of half the height and width, rounded down.
+    """
+    trains = torch.is_grad_enabled() and features.requires_grad
+    if trains and features.device.type == "cpu" and features.dtype in _INTEGER_OF:
+        pooled: Tensor = _PoolRelu.apply(features)  # type: ignore[no-untyped-call]
+        return pooled
+    return F.relu(F.max_pool2d(features, kernel_size=2))
+
+
+class _PoolRelu(torch.autograd.Function):
+    """The integer form.
+
+    The bits of non-negative floats, read as integers, are ordered as the floats are, and negative floats are negative
+    integers. So the maximum over integers is right wherever it is not negative, and the rest is zero after ``relu``
+    and passes no gradient. Among equals the first in reading order wins, as in torch. A NaN whose sign bit is set
+    comes out as 0, but the infinity or NaN that caused it still reaches the gradient of the weights before.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        bits = features.detach().permute(0, 2, 3, 1).contiguous().view(_INTEGER_OF[features.dtype])
+        left, right = _columns(bits)
+        larger, right_won = _maximum(left, right)
+        pooled, lower_won = _maximum(larger[:, 0::2], larger[:, 1::2])
+        pooled.clamp_min_(0)
+        ctx.save_for_backward(right_won, lower_won, pooled)
+        ctx.shape = bits.shape
+        return pooled.view(features.dtype).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        right_won, lower_won, pooled = ctx.saved_tensors
+        (gradient,) = gradients
+        bits = gradient.permute(0, 2, 3, 1).contiguous().view(pooled.dtype)
+        passed = torch.gt(pooled, 0, out=torch.empty_like(pooled)).mul_(bits)
+        rows = torch.empty_like(right_won)
+        _distribute(passed, lower_won, rows[:, 0::2], rows[:, 1::2])
+        _, height, width, _ = ctx.shape
+        is_even = height % 2 == 0 and width % 2 == 0
+        spread = (pooled.new_empty if is_even else pooled.new_zeros)(ctx.shape)
+        _distribute(rows, right_won, *_columns(spread))
+        result: Tensor = spread.view(gradient.dtype).permute(0, 3, 1, 2)
+        return result
+
+
+def _columns(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """View the left and the right columns of all 2x2 windows in ``[batch, height, width, channel]``."""
+    inside = bits[:, : bits.shape[1] // 2 * 2, : bits.shape[2] // 2 * 2]
+    return inside[:, :, 0::2], inside[:, :, 1::2]
+
+
+def _maximum(first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"]) -> tuple[Tensor, Tensor]:
+    """Return the larger of two numbers, and 1 where it is the second, else 0, in the same integer type."""
+    larger = torch.maximum(first, second)
+    # Into the same type, the comparison vectorises; into bool it is nine times slower.
+    return larger, torch.lt(first, second, out=torch.empty_like(larger))
+
+
+def _distribute(bits: Tensor, second_won: Tensor, first: Tensor, second: Tensor) -> None:
+    """Write `bits` to the one that won and zeros to the other."""
+    torch.mul(bits, second_won, out=second)
+    torch.bitwise_xor(bits, second, out=first)

@@ -1,0 +1,348 @@
+"""The training loop: one, visible, for every model and device."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from assay.data.augmentation import augment
+from assay.data.loading import ImageDataset
+from assay.data.splits import load_split
+from assay.devices import Compute, resolve, torch_device
+from assay.errors import ModelFileError, StorageError
+from assay.models.build import build_model
+from assay.models.files import check_manifest, replace_file, save_model
+from assay.models.spec import ModelSpec
+from assay.params import DeviceParams, EarlyStoppingParams, ModelParams, TrainParams
+from assay.records import EpochRecord, Splits, StepRecords, TrainResult
+from assay.training.batches import Batches, pixel_statistics, to_model_input
+from assay.training.checkpoints import (
+    UnusableCheckpointError,
+    fingerprint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from assay.training.finite import non_finite_error
+from assay.training.losses import training_loss
+from assay.training.optimizers import build_optimizer, set_learning_rate, weights_of
+from assay.training.schedules import learning_rate
+from assay.training.session import (
+    AUGMENTATION_STREAM,
+    NOISE_STREAM,
+    batch_order,
+    compute_session,
+    stream_seed,
+)
+from assay.training.state import TrainState, pack, unpack
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+RESULT_FILE = "result.json"
+MODEL_FOLDER = "model"
+_VAL_BATCH_SIZE = 512
+
+_log = logging.getLogger(__name__)
+
+OnEpoch = Callable[[EpochRecord], None]
+OnSteps = Callable[[StepRecords], None]
+
+
+def fit(
+    dataset: ImageDataset,
+    splits: Splits,
+    model: ModelParams,
+    train: TrainParams,
+    device: DeviceParams,
+    run_dir: Path,
+    *,
+    on_epoch: OnEpoch | None = None,
+    on_steps: OnSteps | None = None,
+) -> TrainResult:
+    """Train a model on the train split, choosing on val; test is not read.
+
+    The same arguments give the same weight bytes, whether the run is unbroken or was killed and called again with
+    the same `run_dir`. A finished run called again returns its result without training. With early stopping the
+    best epoch's weights are kept, without it the last epoch's.
+
+    Args:
+        dataset: All examples.
+        splits: Which of them are train and val.
+        model: Which model.
+        train: How to train it.
+        device: Where and how precisely to compute.
+        run_dir: Folder of this run alone: gets ``checkpoint.safetensors``, ``result.json`` and ``model/``.
+        on_epoch: Called after each epoch, when its checkpoint is on disk. A run that goes on calls it again for
+            the epochs that its checkpoint holds, with their old timestamps.
+        on_steps: The same for the steps since the last call.
+
+    Returns:
+        Where the model is and how it came about.
+
+    Raises:
+        DataError: The images are too small for the model.
+        DeviceError: The device or precision is not there.
+        NonFiniteError: A loss or gradient became NaN or infinite; nothing was updated with it.
+        StorageError: `run_dir` cannot be written.
+    """
+    compute = resolve(device)
+    owner = fingerprint(
+        data=dataset.ref.md5,
+        splits=splits.digest,
+        model=model.model_dump(mode="json"),
+        train=train.model_dump(mode="json", exclude={"checkpoint_every_seconds"}),
+        compute=compute.to_json(),
+    )
+    indices = load_split(splits)
+    mean, std = pixel_statistics(dataset, indices.train)
+    spec = ModelSpec(model, dataset.ref.image_shape, dataset.ref.class_names, train.dropout_prob, mean, std)
+    _make_folder(run_dir)
+    with compute_session(compute):
+        where = torch_device(compute)
+        state = _fresh_state(spec, train, where)
+        resumed_from_step = _go_on(state, run_dir / CHECKPOINT_FILE, owner)
+        _replay(state, on_epoch, on_steps)
+        finished = _finished_result(run_dir, owner) if resumed_from_step else None
+        if finished is not None:
+            return finished
+        batches = Batches(dataset, indices.train, where), Batches(dataset, indices.val, where)
+        speed = _train(state, *batches, train, compute, run_dir / CHECKPOINT_FILE, owner, on_epoch, on_steps)
+        state.module.load_state_dict(state.best)
+        result = TrainResult(
+            model_dir=str(run_dir / MODEL_FOLDER),
+            weights_sha256=save_model(state.module, spec, run_dir / MODEL_FOLDER),
+            history=tuple(state.epochs),
+            best_epoch=state.best_epoch,
+            stopped_early=state.stopped_early,
+            resumed_from_step=resumed_from_step,
+            num_steps=len(state.steps),
+            num_parameters=sum(p.numel() for p in state.module.parameters() if p.requires_grad),
+            samples_per_second=speed,
+            seconds=state.train_seconds,
+            device=compute.device,
+            precision=compute.precision,
+            num_threads=compute.num_threads,
+        )
+    _write_result(run_dir, owner, result)
+    return result
+
+
+def _train(
+    state: TrainState,
+    train_batches: Batches,
+    val_batches: Batches,
+    params: TrainParams,
+    compute: Compute,
+    checkpoint: Path,
+    owner: str,
+    on_epoch: OnEpoch | None,
+    on_steps: OnSteps | None,
+) -> float:
+    """Train from where the state is to the end; return the samples per second of this process, val excluded."""
+    module, optimizer = state.module, state.optimizer
+    weights, parameters = weights_of(module), [p for p in module.parameters() if p.requires_grad]
+    num_examples, batch_size = len(train_batches), params.batch_size
+    steps_per_epoch = -(-num_examples // batch_size)
+    num_steps = params.num_epochs * steps_per_epoch
+    samples, seconds, told = 0, 0.0, len(state.steps)
+    saved_at = time.monotonic()
+
+    while state.epoch < params.num_epochs and not state.stopped_early:
+        module.train()
+        if state.position == 0:
+            state.order = batch_order(num_examples, params.seed, state.epoch)
+        while state.position < steps_per_epoch:
+            started = time.perf_counter()
+            step = len(state.steps)
+            start = state.position * batch_size
+            positions = state.order[start : start + batch_size]
+            pixels, labels = train_batches.take(positions)
+            images = to_model_input(augment(pixels, params.augmentation, state.augmentation))
+
+            # forward and backward
+            with _autocast(compute):
+                logits = module(images)
+            loss = training_loss(logits, labels, weights, params)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+            # is it a number? one look a step, before anything is updated with it
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+            correct = (logits.detach().argmax(dim=1) == labels).sum()
+            loss_value, norm_value, num_correct = torch.stack((loss.detach(), norm, correct.float())).tolist()
+            if not _is_finite(loss_value, norm_value):
+                rows = train_batches.rows[positions.numpy()].tolist()
+                raise non_finite_error(
+                    module, partial(_forward, module, images, compute), step + 1, state.epoch + 1, loss_value, rows
+                )
+
+            # step
+            if params.max_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, params.max_grad_norm, norm)
+            rate = learning_rate(
+                params.schedule,
+                params.optimizer.learning_rate,
+                step,
+                num_steps=num_steps,
+                steps_per_epoch=steps_per_epoch,
+            )
+            set_learning_rate(optimizer, rate)
+            optimizer.step()
+
+            # log, save
+            state.position += 1
+            state.steps.append(loss_value, rate, norm_value, time.time_ns() // 1_000_000)
+            state.epoch_loss += loss_value * len(positions)
+            state.epoch_correct += int(num_correct)
+            elapsed = time.perf_counter() - started
+            state.epoch_seconds += elapsed
+            samples, seconds = samples + len(positions), seconds + elapsed
+            due = time.monotonic() - saved_at >= params.checkpoint_every_seconds
+            if due and state.position < steps_per_epoch:
+                write_checkpoint(checkpoint, *pack(state), owner)
+                saved_at = time.monotonic()
+                _tell_steps(on_steps, state, told)
+                told = len(state.steps)
+
+        # the epoch is over: validate, stop?, save, tell
+        started = time.perf_counter()
+        val_loss, val_accuracy = _validate(module, val_batches, compute)
+        state.epoch_seconds += time.perf_counter() - started
+        record = EpochRecord(
+            epoch=state.epoch + 1,
+            step=len(state.steps),
+            train_loss=state.epoch_loss / num_examples,
+            train_accuracy=state.epoch_correct / num_examples,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            learning_rate=state.steps.learning_rate[-1],
+            seconds=state.epoch_seconds,
+            timestamp_ms=time.time_ns() // 1_000_000,
+        )
+        _keep_best(state, record, params.early_stopping)
+        state.epochs.append(record)
+        state.train_seconds += state.epoch_seconds
+        state.epoch, state.position = state.epoch + 1, 0
+        state.epoch_loss, state.epoch_correct, state.epoch_seconds = 0.0, 0, 0.0
+        write_checkpoint(checkpoint, *pack(state), owner)
+        saved_at = time.monotonic()
+        _tell_steps(on_steps, state, told)
+        told = len(state.steps)
+        if on_epoch is not None:
+            on_epoch(record)
+    return samples / seconds if seconds > 0 else 0.0
+
+
+def _fresh_state(spec: ModelSpec, params: TrainParams, device: torch.device) -> TrainState:
+    """Start a run: weights, dropout masks and augmentation each have a seed of their own."""
+    module = build_model(spec, params.seed).to(device)
+    torch.manual_seed(stream_seed(params.seed, NOISE_STREAM))
+    augmentation = torch.Generator().manual_seed(stream_seed(params.seed, AUGMENTATION_STREAM))
+    return TrainState(module, build_optimizer(module, params.optimizer), augmentation)
+
+
+def _go_on(state: TrainState, checkpoint: Path, owner: str) -> int:
+    """Bring the state to where the checkpoint is, if there is one to use; return its step, or 0."""
+    try:
+        content = read_checkpoint(checkpoint, owner)
+    except UnusableCheckpointError as error:
+        _log.warning("%s. It is not used; training starts from the beginning.", error)
+        return 0
+    if content is None:
+        return 0
+    unpack(state, *content)
+    return len(state.steps)
+
+
+def _replay(state: TrainState, on_epoch: OnEpoch | None, on_steps: OnSteps | None) -> None:
+    """Tell again what the checkpoint holds."""
+    _tell_steps(on_steps, state, 0)
+    if on_epoch is not None:
+        for record in state.epochs:
+            on_epoch(record)
+
+
+def _tell_steps(on_steps: OnSteps | None, state: TrainState, told: int) -> None:
+    """Hand over the steps after the first `told` ones, if there are any."""
+    if on_steps is not None and told < len(state.steps):
+        on_steps(state.steps.since(told))
+
+
+def _autocast(compute: Compute) -> torch.autocast:
+    """Matrix products and convolutions in bfloat16 where the run says so; weights stay in float32."""
+    return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bf16")
+
+
+def _forward(module: nn.Module, images: Tensor, compute: Compute) -> Tensor:
+    with _autocast(compute):
+        logits: Tensor = module(images)
+    return logits.float()
+
+
+def _is_finite(loss: float, norm: float) -> bool:
+    return math.isfinite(loss) and math.isfinite(norm)
+
+
+def _validate(module: nn.Module, batches: Batches, compute: Compute) -> tuple[float, float]:
+    """Return mean cross-entropy and accuracy over all of val."""
+    module.eval()
+    loss, correct = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, len(batches), _VAL_BATCH_SIZE):
+            positions = torch.arange(start, min(start + _VAL_BATCH_SIZE, len(batches)))
+            pixels, labels = batches.take(positions)
+            logits = _forward(module, to_model_input(pixels), compute)
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct += int((logits.argmax(dim=1) == labels).sum())
+    return loss / len(batches), correct / len(batches)
+
+
+def _keep_best(state: TrainState, record: EpochRecord, stopping: EarlyStoppingParams | None) -> None:
+    """Keep this epoch's weights if it is the best so far; stop if there has been none for too long."""
+    if stopping is None:
+        metric, better = 0.0, True
+    else:
+        metric = record.val_loss if stopping.metric == "val_loss" else -record.val_accuracy
+        better = state.best_epoch == 0 or metric < state.best_metric - stopping.min_delta
+    if better:
+        state.best = {name: tensor.detach().clone() for name, tensor in state.module.state_dict().items()}
+        state.best_epoch, state.best_metric = record.epoch, metric
+    state.stopped_early = stopping is not None and record.epoch - state.best_epoch >= stopping.patience_epochs
+
+
+def _finished_result(run_dir: Path, owner: str) -> TrainResult | None:
+    """Return the result that an earlier call wrote, if it is this run's and its model is whole."""
+    try:
+        values = json.loads((run_dir / RESULT_FILE).read_bytes())
+        if values["owner"] != owner:
+            return None
+        check_manifest(run_dir / MODEL_FOLDER)
+        return TrainResult.from_json({**values["result"], "model_dir": str(run_dir / MODEL_FOLDER)})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, ModelFileError) as error:
+        _log.warning("%s: is not used, the model is written again (%s).", run_dir / RESULT_FILE, error)
+        return None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be made ({error.strerror}). Make the folder above it writable, or set ASSAY_HOME."
+        ) from error
+
+
+def _write_result(run_dir: Path, owner: str, result: TrainResult) -> None:
+    content = json.dumps({"owner": owner, "result": result.to_json()}, indent=2, sort_keys=True)
+    try:
+        replace_file(run_dir / RESULT_FILE, content.encode())
+    except OSError as error:
+        raise StorageError(f"{run_dir / RESULT_FILE}: cannot be written ({error.strerror}).") from error

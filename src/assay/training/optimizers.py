@@ -1,0 +1,55 @@
+"""Optimizers with fused updates, and which parameters count as weights."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from assay.params import AdamParams, AdamWParams, OptimizerParams, SgdParams
+
+
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """Return the weights that regularization acts on: trainable parameters of two or more axes.
+
+    Biases and the gains and shifts of normalisation layers have one axis and are left alone.
+    """
+    return [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.ndim >= 2]
+
+
+def build_optimizer(module: nn.Module, params: OptimizerParams) -> Optimizer:
+    """Build the optimizer with one fused kernel for all parameters.
+
+    Args:
+        module: Module to train, on its device.
+        params: Which optimizer, and its settings.
+
+    Returns:
+        An optimizer of two parameter groups: weights, with weight decay where there is one, and the rest, without.
+
+    Source:
+        SGD with momentum as in Sutskever et al., ICML 2013; Adam: Kingma and Ba, ICLR 2015, algorithm 1; AdamW:
+        Loshchilov and Hutter, ICLR 2019, algorithm 2.
+    """
+    weights = weights_of(module)
+    known = {id(weight) for weight in weights}
+    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
+    decay = params.weight_decay if isinstance(params, AdamWParams) else 0.0
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": decay}]
+    if rest:
+        groups.append({"params": rest, "weight_decay": 0.0})
+    rate = params.learning_rate
+    match params:
+        case SgdParams():
+            # torch refuses Nesterov without momentum, where it is plain SGD.
+            nesterov = params.nesterov and params.momentum > 0
+            return SGD(groups, lr=rate, momentum=params.momentum, nesterov=nesterov, fused=True)
+        case AdamParams():
+            return Adam(groups, lr=rate, betas=(params.beta1, params.beta2), fused=True)
+        case AdamWParams():
+            return AdamW(groups, lr=rate, betas=(params.beta1, params.beta2), fused=True)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Use one learning rate for all parameter groups from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

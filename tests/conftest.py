@@ -1,0 +1,14 @@
+"""What every test runs under: one thread, and array shapes checked where they are declared."""
+
+from jaxtyping import install_import_hook
+
+SHAPED = ("assay.models.cnn", "assay.models.normalize", "assay.models.pooling", "assay.training.losses")
+install_import_hook([*SHAPED, "assay.data.augmentation"], "beartype.beartype")
+
+import pytest  # noqa: E402 - the hook must be there before anything imports what it checks
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)

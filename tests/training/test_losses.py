@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from assay.params import AdamWParams, TrainParams
+from assay.training.losses import training_loss
+from assay.training.optimizers import build_optimizer, weights_of
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4))
+
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -3.0]])
+LABELS = torch.tensor([0, 2])
+
+
+def by_hand(smoothing: float) -> float:
+    z = LOGITS.numpy().astype(np.float64)
+    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+    target = np.full((2, 3), smoothing / 3)
+    target[[0, 1], LABELS.numpy()] += 1 - smoothing
+    return float(-(target * log_p).sum(1).mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_equals_the_formula(smoothing: float) -> None:
+    loss = training_loss(LOGITS, LABELS, [], TrainParams(label_smoothing=smoothing))
+    assert float(loss) == pytest.approx(by_hand(smoothing), rel=1e-6)
+
+
+def test_l1_and_l2_equal_the_formula() -> None:
+    module = network()
+    conv, linear = module[0].weight.detach().double(), module[4].weight.detach().double()
+    params = TrainParams(l1=0.03, l2=0.5)
+    loss = training_loss(LOGITS, LABELS, weights_of(module), params)
+    l1 = 0.03 * float(conv.abs().sum() + linear.abs().sum())
+    l2 = 0.5 / 2 * float((conv**2).sum() + (linear**2).sum())
+    assert loss.item() == pytest.approx(by_hand(0) + l1 + l2, rel=1e-6)
+
+
+def test_l1_and_l2_gradients_and_what_they_leave_alone() -> None:
+    module = network()
+    training_loss(LOGITS, LABELS, weights_of(module), TrainParams(l1=0.03, l2=0.5)).backward()
+    for name, parameter in module.named_parameters():
+        if name in ("0.weight", "4.weight"):
+            expected = 0.03 * parameter.detach().sign() + 0.5 * parameter.detach()
+            torch.testing.assert_close(parameter.grad, expected)
+        else:
+            assert parameter.grad is None, name
+
+
+def test_a_factor_of_zero_adds_nothing_to_the_graph() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    loss = training_loss(logits, LABELS, weights_of(network()), TrainParams())
+    assert "NllLoss" in type(loss.grad_fn).__name__
+
+
+def test_weight_decay_shrinks_weights_only() -> None:
+    module = network()
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    optimizer = build_optimizer(module, AdamWParams(learning_rate=0.1, weight_decay=0.5))
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in module.named_parameters():
+        factor = 1 - 0.1 * 0.5 if parameter.ndim > 1 else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor)
