@@ -86,9 +86,8 @@ def test_compute_round_trip() -> None:
     assert Compute.from_json(Compute("cpu", "bf16", 2).to_json()) == Compute("cpu", "bf16", 2)
 
 
-@pytest.mark.parametrize("memory", ["ample", "scarce"])
-def test_a_step_on_a_pretended_device_mixes_no_devices(memory: str) -> None:
-    command = [sys.executable, "-m", "tests.training.pretended_device", memory]
+def test_a_step_on_a_pretended_device_mixes_no_devices() -> None:
+    command = [sys.executable, "-m", "tests.training.pretended_device"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["a step stays on tpu", "a tensor elsewhere is refused"]

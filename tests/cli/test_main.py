@@ -14,7 +14,10 @@ HEAVY = ("torch", "mlflow", "prefect", "dvc", "sklearn", "pandas", "numpy", "mat
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = f"import sys; from assay.cli.main import build_parser; build_parser().format_help(); print([m for m in {HEAVY} if m in sys.modules])"
+    code = (
+        "import sys; from assay.cli.main import build_parser; build_parser().format_help(); "
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

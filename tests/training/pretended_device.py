@@ -1,4 +1,4 @@
-"""One training step on a device that is not there. Argument: ample or scarce device memory.
+"""One training step on a device that is not there.
 
 Fake tensors carry a device and a shape but no data, and an operation across devices raises. The device is registered
 for the whole process, so this runs in one of its own.
@@ -28,14 +28,11 @@ PARAMS = TrainParams(l1=0.1, l2=0.1, augmentation=CropFlipAugmentation(padding_p
 
 
 class PretendedBackend(backend_registration._DummyBackendModule):
-    def __init__(self, free_bytes: int) -> None:
-        self.free_bytes = free_bytes
-
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
     def mem_get_info(self, device: torch.device) -> tuple[int, int]:
-        return self.free_bytes, self.free_bytes
+        return 10**9, 10**9
 
 
 def step(module: torch.nn.Module, compute: Compute, positions: torch.Tensor) -> set[str]:
@@ -56,13 +53,10 @@ def step(module: torch.nn.Module, compute: Compute, positions: torch.Tensor) -> 
     return {tensor.device.type for tensor in (labels, images, logits, norm, *module.parameters())}
 
 
-def main(memory: str) -> None:
-    backend_registration._setup_privateuseone_for_python_backend(
-        "tpu", PretendedBackend(10**9 if memory == "ample" else 0)
-    )
+def main() -> None:
+    backend_registration._setup_privateuseone_for_python_backend("tpu", PretendedBackend())
     compute = resolve(DeviceParams(kind="tpu", precision="fp32"))
     module = build_model(SPEC, 0)
-    positions = torch.tensor([3, 1, 4, 0])  # as in the loop: indices are real and on the CPU
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for layer in module.modules():
         for name, parameter in layer._parameters.items():
@@ -70,7 +64,7 @@ def main(memory: str) -> None:
         for name, buffer in layer._buffers.items():
             layer._buffers[name] = mode.from_tensor(buffer).to(compute.device)
     with mode:
-        if step(module, compute, positions) == {compute.device}:
+        if step(module, compute, torch.tensor([3, 1, 4, 0])) == {compute.device}:
             sys.stdout.write(f"a step stays on {compute.device}\n")
         try:
             module(torch.zeros(4, 3, 9, 14))
@@ -80,4 +74,4 @@ def main(memory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -106,6 +106,7 @@ def test_a_failed_step_fails_again_at_the_same_place(tmp_path: Path) -> None:
     train = TRAIN.model_copy(
         update={
             "num_epochs": 30,
+            "l2": 10.0,
             "optimizer": SgdParams(learning_rate=100, momentum=0),
             "checkpoint_every_seconds": 0.0,
         }
