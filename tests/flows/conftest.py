@@ -78,21 +78,45 @@ def make_copy(tmp_path: Path) -> Callable[[], Copy]:
     return make
 
 
+WARM_UP = """
+import psutil
+from assay.project import find_project
+from assay.services.local_prefect import LocalPrefect
+from assay.tracking.runs import Tracker
+
+project = find_project()
+project.make_home()
+with LocalPrefect(project.home / "prefect") as prefect:
+    Tracker.open(project, "assay").client.search_experiments()
+    prefect.ready()
+    server = psutil.Process(prefect.pid)
+server.wait()
+"""
+
+
 @pytest.fixture(scope="session")
-def digits_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project folder into which the digits were imported, once."""
-    root = tmp_path_factory.mktemp("digits")
-    shutil.copy(ROOT / "params.yaml", root)
-    done = Copy(root, clean_environment()).assay("data", "import", "digits")
+def digits_data(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A project into which the digits were imported, once; its databases are made and empty."""
+    copy = Copy(tmp_path_factory.mktemp("digits"), clean_environment())
+    shutil.copy(ROOT / "params.yaml", copy.root)
+    done = copy.assay("data", "import", "digits")
     assert done.returncode == 0, done.stderr
-    return root
+    subprocess.run([sys.executable, "-c", WARM_UP], cwd=copy.root, env=copy.environment, check=True)
+    return copy
 
 
 @pytest.fixture
-def project(make_copy: Callable[[], Copy], digits_data: Path) -> Copy:
-    """A project with the digits in it and no run yet."""
+def fresh_project(make_copy: Callable[[], Copy], digits_data: Copy) -> Copy:
+    """A project with the digits in it that nothing was ever run in."""
     copy = make_copy()
     for name in ("data", ".dvc"):
-        shutil.copytree(digits_data / name, copy.root / name, symlinks=True)
-    shutil.copy(digits_data / "data.dvc", copy.root)
+        shutil.copytree(digits_data.root / name, copy.root / name, symlinks=True)
+    shutil.copy(digits_data.root / "data.dvc", copy.root)
     return copy
+
+
+@pytest.fixture
+def project(fresh_project: Copy, digits_data: Copy) -> Copy:
+    """A project with the digits in it and no run yet; its databases are there, which saves their making."""
+    shutil.copytree(digits_data.home, fresh_project.home, ignore=shutil.ignore_patterns("cache", "downloads"))
+    return fresh_project

@@ -73,9 +73,9 @@ def test_a_named_server_that_is_not_there(project: Copy, variable: str, listenin
     assert f"{variable}={url}" in done.stderr
 
 
-def test_a_state_folder_that_cannot_be_made(project: Copy) -> None:
-    (project.root / ".assay").write_text("in the way")
-    done = project.assay("run")
+def test_a_state_folder_that_cannot_be_made(fresh_project: Copy) -> None:
+    (fresh_project.root / ".assay").write_text("in the way")
+    done = fresh_project.assay("run")
     assert done.returncode == 2
     assert ".assay: cannot create the state folder" in done.stderr
 

@@ -112,7 +112,8 @@ def weights_tag(project: Copy, home: Path | None = None) -> str:
         connection.close()
 
 
-def test_two_at_once_train_once(project: Copy) -> None:
+def test_two_at_once_in_a_fresh_project_train_once(fresh_project: Copy) -> None:
+    project = fresh_project
     command = project.command("run", "--json", *QUICK)
     pair = [
         subprocess.Popen(command, cwd=project.root, env=project.environment, stdout=subprocess.PIPE, text=True)
