@@ -2,14 +2,17 @@
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 from assay.errors import ServiceError
 from assay.project import find_project
 from assay.tracking.store import find_store
 
+_GRACE_SECONDS = 10.0
 _COMPARE_PAGE = "/#/experiments/{}/runs?workflowType=machine_learning"
 
 
@@ -43,9 +46,23 @@ def serve(args: argparse.Namespace) -> int:
     sys.stderr.write(
         f"MLflow dashboard of {project.root}: http://{host}{_COMPARE_PAGE.format('1')}  (Ctrl+C ends it)\n"
     )
+    sys.stderr.flush()
+    return _serve_until_interrupted(command, environment, project.home)
+
+
+def _serve_until_interrupted(command: list[str], environment: dict[str, str], folder: Path) -> int:
+    """Run a server that starts processes of its own, and end all of them on Ctrl+C or SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    server = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
     try:
-        return subprocess.run(command, env=environment, cwd=project.home, check=False).returncode
+        return server.wait()
     except KeyboardInterrupt:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(timeout=_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
         return 0
 
 
