@@ -55,7 +55,13 @@ class Copy:
         return record
 
 
-QUICK = ("train.num_epochs=2", "model.channels=[8,16]", "evaluation.num_bootstrap=100", "device.num_threads=1")
+QUICK = (
+    "train.num_epochs=2",
+    "train.augmentation.kind=none",
+    "model.channels=[8,16]",
+    "evaluation.num_bootstrap=100",
+    "device.num_threads=1",
+)
 
 
 def clean_environment() -> dict[str, str]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 from rich.console import Console
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     with drawing(console):
         record = _reuse(project, params) or _train(project, params)
     record = replace(record, seconds=round(time.perf_counter() - begun, 3))
-    show_result(console, record, _next_commands(project, record))
+    show_result(console, record, _next_commands(record))
     if args.json:
         sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
     return 0
@@ -96,8 +97,13 @@ def _load_pipeline(project: Project) -> Callable[..., RunRecord]:
     return pipeline  # type: ignore[no-any-return]
 
 
-def _next_commands(project: Project, record: RunRecord) -> dict[str, str]:
+def _next_commands(record: RunRecord) -> dict[str, str]:
     commands = {"dashboard": "assay ui"}
     if record.report_path:
-        commands = {"report": record.report_path} | commands
+        commands = {"report": _short(Path(record.report_path))} | commands
     return commands
+
+
+def _short(path: Path) -> str:
+    """The path from here, where it lies below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
