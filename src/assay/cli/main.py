@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="assay",
         description="A training line that tests every PyTorch classifier before MLflow stamps it.",
-        epilog="Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 3 a gate said no.",
+        epilog="Exit codes: 0 done, 1 the run failed, 2 the request was wrong.",
     )
     parser.add_argument("--version", action="version", version=f"assay {assay.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; the process's own by default.
 
     Returns:
-        The exit code: 0 done, 1 the run failed, 2 the request was wrong, 3 a gate said no, 130 interrupted.
+        The exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
     """
     _set_environment()
     args = build_parser().parse_args(argv)
