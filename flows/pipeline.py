@@ -5,7 +5,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from assay import progress
@@ -14,7 +13,16 @@ from assay.data.splits import make_splits
 from assay.data.validation import validate
 from assay.evaluation.evaluate import evaluate
 from assay.models.build import require_fit
-from assay.params import Params
+from assay.params import (
+    CnnParams,
+    DeviceParams,
+    EvaluationParams,
+    ModelParams,
+    RegistryParams,
+    RunParams,
+    SplitParams,
+    TrainParams,
+)
 from assay.plan import Plan, look_back, make_plan, open_tracker
 from assay.project import Project, find_project, only_one
 from assay.records import (
@@ -23,7 +31,6 @@ from assay.records import (
     EpochRecord,
     Evaluation,
     ModelRef,
-    Record,
     RunRecord,
     Splits,
     TrainResult,
@@ -31,6 +38,7 @@ from assay.records import (
 from assay.registry.register import register
 from assay.tracking.runs import OpenRun, Tracker
 from assay.training.fit import CHECKPOINT_FILE, fit
+from flows import page
 
 
 @dataclass(frozen=True)
@@ -40,21 +48,26 @@ class Job:
     Attributes:
         project: The project.
         params: Every choice of the run.
-        data: The verified data.
+        plan: The verified data, the device and the run key.
         run_dir: Folder of this run alone.
     """
 
     project: Project
-    params: Params
-    data: DataRef
+    params: RunParams
+    plan: Plan
     run_dir: Path
+
+    @property
+    def data(self) -> DataRef:
+        """The verified data."""
+        return self.plan.data
 
 
 @task(name="Hash every pinned byte of the data", cache_policy=NO_CACHE)
-def version_data(project: Project, params: Params) -> Plan:
+def version_data(project: Project, params: RunParams) -> Plan:
     """Verify the data against its pin and find out all that the run depends on."""
     plan = make_plan(project, params)
-    _show("data", "The pinned data", plan.data)
+    page.show_record("data", "The pinned data", plan.data)
     return plan
 
 
@@ -63,7 +76,7 @@ def validate_data(job: Job) -> DataReport:
     """Refuse data that a run cannot live with, or that its model cannot take."""
     report = validate(_dataset(job))
     require_fit(job.params.model, job.data.image_shape)
-    _show("validation", "What validation saw", report)
+    page.show_record("validation", "What validation saw", report)
     return report
 
 
@@ -71,7 +84,7 @@ def validate_data(job: Job) -> DataReport:
 def split_data(job: Job) -> Splits:
     """Divide the examples; no example, duplicate or group crosses a split."""
     splits = make_splits(_dataset(job), job.params.split, job.run_dir)
-    _show("splits", "Train, val and test", splits)
+    page.show_record("splits", "Train, val and test", splits)
     return splits
 
 
@@ -96,9 +109,7 @@ def train_model(job: Job, splits: Splits, run: OpenRun) -> TrainResult:
             on_steps=stream.log_steps,
         )
         stream.training_done()
-    create_table_artifact(
-        [record.to_json() for record in trained.history], key="training", description="Every epoch of training"
-    )
+    page.show_table("training", "Every epoch of training", [record.to_json() for record in trained.history])
     return trained
 
 
@@ -116,10 +127,10 @@ def evaluate_model(job: Job, splits: Splits, trained: TrainResult, run: OpenRun)
         lineage=tracker.lineage(run.run_id),
     )
     tracker.log_evaluation(run.run_id, evaluation)
-    create_table_artifact(
+    page.show_table(
+        "evaluation",
+        f"{evaluation.num_test} test examples, {evaluation.confidence:.0%} intervals",
         [{"metric": name} | interval.to_json() for name, interval in evaluation.metrics.items()],
-        key="evaluation",
-        description=f"{evaluation.num_test} test examples, {evaluation.confidence:.0%} intervals",
     )
     return evaluation
 
@@ -129,51 +140,88 @@ def register_model(job: Job, trained: TrainResult, evaluation: Evaluation, run: 
     """Add a version to the registry, with its manifest and its way back to data, code and params."""
     examples = _dataset(job).images[:2].transpose(0, 3, 1, 2)
     model = register(_tracker(job), run.run_id, trained, evaluation, job.params, examples)
-    _show("model", "The registered version", model)
+    page.show_record("model", "The registered version", model)
     return model
 
 
 @flow(name="pipeline", persist_result=False)
-def pipeline(params: Params, project_dir: Path | None = None) -> RunRecord:
+def pipeline(
+    split: SplitParams = SplitParams(),
+    model: ModelParams = CnnParams(),
+    train: TrainParams = TrainParams(),
+    evaluation: EvaluationParams = EvaluationParams(),
+    device: DeviceParams = DeviceParams(),
+    registry: RegistryParams = RegistryParams(),
+    project_dir: Path | None = None,
+) -> RunRecord:
     """Run the whole chain, or find that it has been done.
 
     Args:
-        params: Every choice of the run.
+        split: How the data is divided.
+        model: Which model.
+        train: How to train it.
+        evaluation: How to measure it on test.
+        device: Where to compute.
+        registry: Where results go.
         project_dir: The project's folder; the one at or above the current folder by default.
 
     Returns:
         What the run came to.
     """
-    project = find_project(project_dir)
+    params = RunParams(split=split, model=model, train=train, evaluation=evaluation, device=device, registry=registry)
+    with page.progress_shown():
+        return run_chain(find_project(project_dir), params)
+
+
+def run_chain(project: Project, params: RunParams) -> RunRecord:
+    """Chain the tasks; to be called within a flow."""
     watch = progress.Stopwatch()
-    with watch.stage("data", "hashing every pinned byte") as words:
-        plan = version_data(project, params)
-        words.append(f"{plan.data.source}, {plan.data.num_examples:,} examples, md5 {plan.data.md5[:8]}")
-    job = Job(project, params, plan.data, project.runs_dir / plan.key.digest[:16])
+    job = open_job(project, params, watch)
     with only_one(job.run_dir / "lock", on_wait=_announce_wait):
         tracker = _tracker(job)
-        finished, reasons = look_back(tracker, plan.key)
+        finished, reasons = look_back(tracker, job.plan.key)
         if finished is not None:
-            return tracker.load_record(finished.run_id).again(reasons, watch.seconds)
-        with watch.stage("check", "validating and splitting") as words:
-            report = validate_data(job)
-            splits = split_data(job)
-            words.append(f"{len(report.class_counts)} classes; {splits.describe()}")
-        resumable = (job.run_dir / CHECKPOINT_FILE).exists()
-        run = tracker.open_run(plan.key, params, plan.data, splits, name=params.model.kind, resumable=resumable)
+            record = tracker.load_record(finished.run_id).again(reasons, watch.seconds)
+            page.show_result(record, finished.experiment_id)
+            return record
+        run, splits, trained = check_and_train(job, watch)
         with tracker.failure_noted(run.run_id):
-            with watch.stage("train", "starting") as words:
-                trained = train_model(job, splits, run)
-                words.append(trained.describe())
             with watch.stage("evaluate", "on test, once") as words:
                 evaluation = evaluate_model(job, splits, trained, run)
                 words.append(evaluation.describe())
             with watch.stage("register", "exporting and hashing") as words:
                 model = register_model(job, trained, evaluation, run)
                 words.append(f"{model.name} version {model.version}")
-            record = RunRecord.of(plan.key, plan.data, splits, trained, evaluation, model, reasons, watch.seconds)
+            record = RunRecord.of(job.plan.key, job.data, splits, trained, evaluation, model, reasons, watch.seconds)
             tracker.finish(run.run_id, record)
+    page.show_result(record, run.experiment_id, [Path(file).name for file in evaluation.figures.values()])
     return record
+
+
+def open_job(project: Project, params: RunParams, watch: progress.Stopwatch) -> Job:
+    """Verify the data and settle on the run key and the folder that belongs to it."""
+    with watch.stage("data", "hashing every pinned byte") as words:
+        plan = version_data(project, params)
+        words.append(f"{plan.data.source}, {plan.data.num_examples:,} examples, md5 {plan.data.md5[:8]}")
+    return Job(project, params, plan, project.runs_dir / plan.key.digest[:16])
+
+
+def check_and_train(job: Job, watch: progress.Stopwatch) -> tuple[OpenRun, Splits, TrainResult]:
+    """Validate, split and train; opens the MLflow run, which stays RUNNING."""
+    with watch.stage("check", "validating and splitting") as words:
+        report = validate_data(job)
+        splits = split_data(job)
+        words.append(f"{len(report.class_counts)} classes; {splits.describe()}")
+    tracker = _tracker(job)
+    resumable = (job.run_dir / CHECKPOINT_FILE).exists()
+    run = tracker.open_run(job.plan.key, job.params, job.data, splits, name=job.params.model.kind, resumable=resumable)
+    link = page.own_page()
+    if link is not None:
+        tracker.link_page(run.run_id, link)
+    with tracker.failure_noted(run.run_id), watch.stage("train", "starting") as words:
+        trained = train_model(job, splits, run)
+        words.append(trained.describe())
+    return run, splits, trained
 
 
 @lru_cache(maxsize=1)
@@ -197,9 +245,3 @@ def _announce_epoch(record: EpochRecord, num_epochs: int) -> None:
 
 def _announce_wait() -> None:
     progress.announce("data", "the same run is under way in another process: waiting for it")
-
-
-def _show(key: str, description: str, record: Record) -> None:
-    """Put a record on the run's page as a table of two columns."""
-    rows = [{"what": name, "value": str(value)} for name, value in record.to_json().items()]
-    create_table_artifact(rows, key=key, description=description)

@@ -6,11 +6,13 @@ A stage gets its own section (`TrainParams`), never the whole. A choice between 
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from assay.errors import ParamsError
 from assay.params_messages import explain
@@ -168,13 +170,13 @@ class TrainParams(Section):
     """Which optimizer, and its own settings."""
     schedule: ScheduleParams = OneCycleSchedule()
     """How the learning rate changes over the run."""
-    dropout_prob: float = Field(0.25, ge=0, lt=1)
+    dropout_prob: float = Field(0.25, ge=0, le=0.999)
     """Probability of dropping a hidden activation."""
     l1: float = Field(0.0, ge=0, le=10)
     """Factor of the L1 term, the sum of absolute weights; biases and norms are left alone."""
     l2: float = Field(0.0, ge=0, le=10)
     """Factor of the L2 term, half the sum of squared weights; biases and norms are left alone."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, le=0.999)
     """Share of the target spread evenly over all classes."""
     max_grad_norm: float | None = Field(None, ge=1e-8)
     """Clip the gradient to this global norm; null leaves it alone."""
@@ -217,8 +219,65 @@ class RegistryParams(Section):
     """Registered model that the run adds a version to."""
 
 
-class Params(Section):
-    """All of ``params.yaml``."""
+class NightlyParams(Section):
+    """When the nightly run starts."""
+
+    enabled: bool = True
+    """Whether it starts by itself at all."""
+    cron: str = "0 2 * * *"
+    """Minute, hour, day of month, month, day of week; ``0 2 * * *`` is every night at two."""
+    timezone: str = "UTC"
+    """IANA time zone that the times are in, e.g. ``Europe/Berlin``."""
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        from cronsim import CronSim, CronSimError
+
+        try:
+            CronSim(value, datetime(2000, 1, 1))
+        except CronSimError as error:
+            raise ValueError(
+                f"is no cron expression of five fields ({error}); every night at two is '0 2 * * *'"
+            ) from error
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_time_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError("is no IANA time zone; one looks like Europe/Berlin or UTC") from error
+        return value
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class ServicesParams(Section):
+    """The servers, pools and workers of ``assay up``."""
+
+    host: str = Field("127.0.0.1", min_length=1, max_length=253)
+    """Address that both servers listen on; another than loopback needs ASSAY_AUTH and `allowed_hosts`."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which browsers may reach the servers, besides the loopback ones, e.g. ``train.example.org``."""
+    mlflow_port: Port = 5000
+    """Port of MLflow."""
+    prefect_port: Port = 4200
+    """Port of Prefect."""
+    cpu_workers: int | None = Field(None, ge=0, le=1024)
+    """Workers of pool cpu, one thread each; null is one for each core."""
+    gpu_workers: int | None = Field(None, ge=0, le=1024)
+    """Workers of pool gpu; null is one for each GPU that is found."""
+    tpu_workers: int | None = Field(None, ge=0, le=1024)
+    """Workers of pool tpu; null is one for each TPU chip that is found."""
+    max_retries: int = Field(3, ge=0, le=100)
+    """How often a run that crashed is started again; it goes on from its checkpoint."""
+
+
+class RunParams(Section):
+    """What one run is made of: the sections of ``params.yaml`` that its form shows."""
 
     split: SplitParams = SplitParams()
     """How the data is divided into train, val and test."""
@@ -232,6 +291,23 @@ class Params(Section):
     """Where and how precisely to compute."""
     registry: RegistryParams = RegistryParams()
     """Where results go."""
+
+    def sections(self) -> dict[str, Section]:
+        """Return each section under its name, as a flow takes them."""
+        return {name: getattr(self, name) for name in RunParams.model_fields}
+
+
+class Params(RunParams):
+    """All of ``params.yaml``: what a run is made of, and the training line around it."""
+
+    schedule: NightlyParams = NightlyParams()
+    """When the nightly run starts."""
+    services: ServicesParams = ServicesParams()
+    """The servers, pools and workers of ``assay up``."""
+
+    def of_run(self) -> RunParams:
+        """Return what one run is made of, without the services around it."""
+        return RunParams.model_validate(self.sections())
 
 
 def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:

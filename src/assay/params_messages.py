@@ -78,6 +78,8 @@ def explain(problem: ErrorDetails, root: type[BaseModel], path: Path, origin: Ma
     if problem["type"] in ("less_than", "less_than_equal", "greater_than", "greater_than_equal"):
         advice = "Lower it." if problem["type"].startswith("less") else "Raise it."
         return f"{place.dotted}={_shown(found)} {where}: must be {_range(place.field, context)}. {advice}"
+    if problem["type"] == "value_error":
+        return f"{place.dotted}={_shown(found)} {where}: {context.get('error', problem['msg'])}. Correct it."
     template, advice = _EXPECTED.get(problem["type"], (problem["msg"].lower(), "Correct it."))
     return f"{place.dotted}={_shown(found)} {where}: {template.format(**context)}. {advice}"
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from assay.data.versioning import materialize
 from assay.devices import Compute, resolve
-from assay.params import Params
+from assay.params import RunParams
 from assay.project import Project
 from assay.records import DataRef, RunKey
 from assay.tracking.run_key import compute_run_key, explain_difference
@@ -32,7 +32,7 @@ class Plan:
 
 
 @lru_cache(maxsize=8)
-def make_plan(project: Project, params: Params) -> Plan:
+def make_plan(project: Project, params: RunParams) -> Plan:
     """Verify the data (bringing it here if it is missing) and compute the run key; once a process.
 
     Raises:

@@ -11,19 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from assay import progress
+from assay.headlines import BASELINES, HEADLINES, LOWER_IS_BETTER
 from assay.records import RunRecord
-
-_HEADLINES = {
-    "accuracy": "accuracy",
-    "f1_macro": "F1, macro",
-    "precision_macro": "precision, macro",
-    "recall_macro": "recall, macro",
-    "roc_auc_macro": "ROC-AUC, macro",
-    "log_loss": "log-loss",
-    "expected_calibration_error": "calibration error",
-}
-_LOWER_IS_BETTER = {"log_loss", "expected_calibration_error"}
-_BASELINES = {"majority_class": "majority\nclass", "logistic_regression": "logistic\nregression"}
 
 
 @contextmanager
@@ -132,15 +121,15 @@ def _metrics(record: RunRecord) -> Table:
     table.add_column("metric", no_wrap=True)
     table.add_column("model", justify="right", style="bold", no_wrap=True)
     table.add_column(f"{record.confidence:.0%} interval", justify="right", no_wrap=True)
-    baselines = [name for name in _BASELINES if name in record.baselines]
+    baselines = [name for name in BASELINES if name in record.baselines]
     for name in baselines:
-        table.add_column(_BASELINES[name], justify="right", style="dim")
-    for metric, label in _HEADLINES.items():
+        table.add_column(BASELINES[name].replace(" ", "\n"), justify="right", style="dim")
+    for metric, label in HEADLINES.items():
         if metric not in record.metrics:
             continue
         low, high = record.intervals[metric]
         others = [_number(record.baselines[name].get(metric)) for name in baselines]
-        lower = " ↓" if metric in _LOWER_IS_BETTER else ""
+        lower = " ↓" if metric in LOWER_IS_BETTER else ""
         table.add_row(label + lower, _number(record.metrics[metric]), f"{low:.4f} to {high:.4f}", *others)
     return table
 

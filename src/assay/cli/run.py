@@ -2,20 +2,19 @@
 
 import argparse
 import gc
-import importlib.util
+import importlib
 import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 from rich.console import Console
 
 from assay.cli.display import drawing, show_result
 from assay.errors import ProjectError
-from assay.params import Params, load_params
+from assay.params import RunParams, load_params
 from assay.plan import make_plan, open_tracker, why_not_reused, why_reused
 from assay.progress import Stopwatch
 from assay.project import Project, find_project
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """
     begun = time.perf_counter()
     project = find_project()
-    params = load_params(args.params or project.params_file, args.overrides)
+    params = load_params(args.params or project.params_file, args.overrides).of_run()
     project.make_home()
     console = Console(stderr=args.json)
     with drawing(console):
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _reuse(project: Project, params: Params) -> RunRecord | None:
+def _reuse(project: Project, params: RunParams) -> RunRecord | None:
     """The finished run of the same key, looked for before torch, MLflow and an orchestrator are started."""
     watch = Stopwatch()
     with watch.stage("plan", "hashing data, params, code and packages") as words:
@@ -59,7 +58,7 @@ def _reuse(project: Project, params: Params) -> RunRecord | None:
     return tracker.load_record(finished.run_id).again(why_reused(finished), watch.seconds)
 
 
-def _train(project: Project, params: Params) -> RunRecord:
+def _train(project: Project, params: RunParams) -> RunRecord:
     """Run the flow; whatever is slow to start, starts while Prefect does."""
     from assay.services.local_prefect import LocalPrefect
 
@@ -73,7 +72,7 @@ def _train(project: Project, params: Params) -> RunRecord:
             prefect.ready()
             gc.freeze()
             gc.enable()
-        record = pipeline(params=params, project_dir=project.root)
+        record = pipeline(**params.sections(), project_dir=project.root)
     return replace(record, timings=watch.seconds | record.timings)
 
 
@@ -83,14 +82,12 @@ def _load_pipeline(project: Project) -> Callable[..., RunRecord]:
     Raises:
         ProjectError: There is none, or it has no ``pipeline``.
     """
-    spec = importlib.util.spec_from_file_location("assay_project_pipeline", project.flow_file)
-    if spec is None or spec.loader is None or not project.flow_file.is_file():
+    if not project.flow_file.is_file():
         raise ProjectError(
             f"{project.flow_file}: there is no such file. A project's chain is the flow in it; restore it."
         )
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(project.root))
+    module = importlib.import_module("flows.pipeline")
     pipeline = getattr(module, "pipeline", None)
     if pipeline is None:
         raise ProjectError(f"{project.flow_file}: defines no flow named 'pipeline'. Name the chain's flow 'pipeline'.")

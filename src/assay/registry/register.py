@@ -13,7 +13,7 @@ import numpy as np
 
 from assay.errors import ModelFileError, StorageError
 from assay.models.files import SPEC_FILE, WEIGHTS_FILE, load_model, write_manifest
-from assay.params import Params
+from assay.params import RunParams
 from assay.records import Evaluation, ModelRef, TrainResult
 from assay.registry.mlflow_model import save_mlflow_model
 from assay.tracking.lineage import MANIFEST_TAG
@@ -39,7 +39,7 @@ def register(
     run_id: str,
     trained: TrainResult,
     evaluation: Evaluation,
-    params: Params,
+    params: RunParams,
     example_images: np.ndarray,
 ) -> ModelRef:
     """Upload a run's model and make it a version of ``registry.model_name``; doing it again changes nothing.

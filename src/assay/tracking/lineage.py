@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay.params import Params
+from assay.params import RunParams
 from assay.project import Project
 from assay.records import DataRef, RunKey, Splits
 from assay.tracking.run_key import constraints_file
@@ -57,7 +57,7 @@ def git_state(root: Path) -> GitState:
     return GitState(None, dirty, "no commit yet") if commit == "(initial)" else GitState(commit, dirty)
 
 
-def lineage_tags(project: Project, key: RunKey, params: Params, data: DataRef) -> dict[str, str]:
+def lineage_tags(project: Project, key: RunKey, params: RunParams, data: DataRef) -> dict[str, str]:
     """Tags that lead from a run or a model version back to data, code and parameters."""
     git = git_state(project.root)
     constraints = constraints_file(project)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import assay
 from assay.errors import ProjectError
-from assay.params import Params, flatten
+from assay.params import RunParams, flatten
 from assay.project import Project
 from assay.records import RunKey
 
@@ -43,7 +43,7 @@ MAX_NAMED_CHANGES = 8
 
 
 def compute_run_key(
-    project: Project, params: Params, data_md5: str, compute: "Compute", flow_file: Path | None = None
+    project: Project, params: RunParams, data_md5: str, compute: "Compute", flow_file: Path | None = None
 ) -> RunKey:
     """Hash what a run's result depends on.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from assay.errors import ServiceError, StorageError
-from assay.params import Params, flatten
+from assay.params import RunParams, flatten
 from assay.project import Project
 from assay.records import DataRef, Evaluation, Interval, ModelRef, RunKey, RunRecord, Splits
 from assay.tracking import lookup
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FAILURE_TAG = "assay.failure"
+STAGE_TAG = "assay.stage"
+TRAINED = "trained"
+"""Value of `STAGE_TAG` on a run that was trained and is not evaluated on test yet."""
+PAGE_TAG = "assay.prefect.flow_run"
 LINEAGE_FILE = "lineage.json"
 RECORD_FILE = "record.json"
 NUM_COMPARED_RUNS = 200
@@ -157,7 +161,7 @@ class Tracker:
         return self._read_key(best)
 
     def open_run(
-        self, key: RunKey, params: Params, data: DataRef, splits: Splits, *, name: str, resumable: bool = True
+        self, key: RunKey, params: RunParams, data: DataRef, splits: Splits, *, name: str, resumable: bool = True
     ) -> OpenRun:
         """Go on with the run of this key that never finished, or start one.
 
@@ -180,15 +184,16 @@ class Tracker:
                 run = self._create(key, params, data, name)
             else:
                 self.client.update_run(run.info.run_id, status="RUNNING")
-                if FAILURE_TAG in run.data.tags:
-                    self.client.delete_tag(run.info.run_id, FAILURE_TAG)
+                for tag in {FAILURE_TAG, STAGE_TAG} & set(run.data.tags):
+                    self.client.delete_tag(run.info.run_id, tag)
             self._describe(run, key, params, data, splits)
         return OpenRun(run.info.run_id, run.info.experiment_id, run.info.start_time, continued)
 
     def _unfinished(self, key: RunKey, resumable: bool) -> "Run | None":
         usable = None
-        for run in self._search(f"tags.`{KEY_TAG}` = '{key.digest}' AND attributes.status != 'FINISHED'"):
-            if run.info.status == "KILLED":
+        for run in self._search(f"tags.`{KEY_TAG}` = '{key.digest}'"):
+            trained_only = run.data.tags.get(STAGE_TAG) == TRAINED
+            if run.info.status == "KILLED" or (run.info.status == "FINISHED" and not trained_only):
                 continue
             if usable is None and (resumable or not run.data.metrics):
                 usable = run
@@ -197,7 +202,7 @@ class Tracker:
                 self.client.set_terminated(run.info.run_id, status="KILLED")
         return usable
 
-    def _create(self, key: RunKey, params: Params, data: DataRef, name: str) -> "Run":
+    def _create(self, key: RunKey, params: RunParams, data: DataRef, name: str) -> "Run":
         tags = lineage_tags(self.project, key, params, data) | {
             "mlflow.runName": name,
             "mlflow.source.name": "assay",
@@ -222,7 +227,7 @@ class Tracker:
                 raise ServiceError(f"experiment {self.experiment}: cannot be created ({error}).") from error
             return str(experiment.experiment_id)
 
-    def _describe(self, run: "Run", key: RunKey, params: Params, data: DataRef, splits: Splits) -> None:
+    def _describe(self, run: "Run", key: RunKey, params: RunParams, data: DataRef, splits: Splits) -> None:
         """Log what a run starts from; what it has already is left alone."""
         from mlflow.entities import Param
 
@@ -273,6 +278,18 @@ class Tracker:
             if record is not None:
                 self._log_text(run_id, json.dumps(record.to_json(), indent=1), RECORD_FILE)
             self.client.set_terminated(run_id, status="FINISHED")
+
+    def finish_training(self, run_id: str) -> None:
+        """Mark a run FINISHED that was trained and not evaluated; a whole run of its key goes on with it."""
+        with service_errors(self.store):
+            self.client.set_tag(run_id, STAGE_TAG, TRAINED)
+            self.client.set_terminated(run_id, status="FINISHED")
+
+    def link_page(self, run_id: str, url: str) -> None:
+        """Have the run's page lead back to the page of the flow run that made it."""
+        with service_errors(self.store):
+            self.client.set_tag(run_id, PAGE_TAG, url)
+            self.client.set_tag(run_id, "mlflow.note.content", f"Made by [this Prefect flow run]({url}).")
 
     def load_record(self, run_id: str) -> RunRecord:
         """Read back what `finish` kept."""

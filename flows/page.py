@@ -1,0 +1,170 @@
+"""What a person sees on a flow run's page in Prefect: progress, results, figures, the way to MLflow.
+
+A page is a courtesy: a server that is gone for a moment never fails a run that is training.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec
+from urllib.parse import quote
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
+
+from assay import progress
+from assay.headlines import BASELINES, HEADLINES
+from assay.records import Record, RunRecord, TrainResult
+
+MLFLOW_URL_VARIABLE = "ASSAY_MLFLOW_URL"
+"""Where a browser finds MLflow; `assay up` sets it for the runs of its workers."""
+
+_EVERY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+_Args = ParamSpec("_Args")
+
+
+def _courtesy(show: Callable[_Args, None]) -> Callable[_Args, None]:
+    """Let nothing that goes wrong with the page go on to the run."""
+
+    @wraps(show)
+    def attempt(*args: _Args.args, **kwargs: _Args.kwargs) -> None:
+        try:
+            show(*args, **kwargs)
+        except Exception as error:
+            _log.warning("The flow run's page was not updated: %s: %s", type(error).__name__, error)
+
+    return attempt
+
+
+@_courtesy
+def show_record(key: str, description: str, record: Record) -> None:
+    """Put a record on the page as a table of two columns."""
+    rows = [{"what": name, "value": str(value)} for name, value in record.to_json().items()]
+    create_table_artifact(rows, key=key, description=description)
+
+
+@_courtesy
+def show_table(key: str, description: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put rows on the page as a table."""
+    create_table_artifact([dict(row) for row in rows], key=key, description=description)
+
+
+@_courtesy
+def show_result(record: RunRecord, experiment_id: str, figures: Sequence[str] = ()) -> None:
+    """Put the result on the page: the table beside the baselines, the figures, the way to MLflow and the report.
+
+    Args:
+        record: What the run came to.
+        experiment_id: MLflow experiment of its run.
+        figures: Names of its figures' files in MLflow.
+    """
+    create_markdown_artifact(_result_page(record, experiment_id, figures), key="result", description="The result")
+
+
+@_courtesy
+def show_training(trained: TrainResult, experiment_id: str, run_id: str) -> None:
+    """Put the end of training on the page, and the way to MLflow."""
+    lines = [f"{trained.describe()}.", "", "Test was not looked at: run the whole chain with the same params for that."]
+    link = mlflow_page(experiment_id, run_id)
+    if link is not None:
+        lines += ["", f"[The run in MLflow]({link})"]
+    create_markdown_artifact("\n".join(lines), key="result", description="The result")
+
+
+def mlflow_page(experiment_id: str, run_id: str) -> str | None:
+    """Return the address of a run in MLflow's dashboard; None where no dashboard is known."""
+    base = os.environ.get(MLFLOW_URL_VARIABLE)
+    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}" if base else None
+
+
+def own_page() -> str | None:
+    """Return the address of this flow run's page; None where Prefect has no dashboard."""
+    run_id = flow_run.get_id()
+    return url_for("flow-run", obj_id=run_id) if run_id and os.environ.get(MLFLOW_URL_VARIABLE) else None
+
+
+@contextmanager
+def progress_shown() -> Iterator[None]:
+    """Draw the progress of training on the page while the block runs."""
+    bar = _Bar()
+    with progress.listening(bar):
+        yield
+
+
+class _Bar:
+    """A progress artifact that follows the stage ``train``."""
+
+    def __init__(self) -> None:
+        self._artifact: UUID | None = None
+        self._drawn = 0.0
+
+    def __call__(self, event: progress.Progress) -> None:
+        if event.stage != "train":
+            return
+        now = time.monotonic()
+        if event.finished or self._artifact is None or now - self._drawn >= _EVERY_SECONDS:
+            self._drawn = now
+            self._draw(event)
+
+    def _draw(self, event: progress.Progress) -> None:
+        share = 100.0 if event.finished else 100.0 * event.done / max(event.total, 1)
+        try:
+            if self._artifact is None:
+                made = create_progress_artifact(share, key="progress", description=event.text or "training")
+                self._artifact = made if isinstance(made, UUID) else None
+            elif self._artifact is not None:
+                update_progress_artifact(self._artifact, share, description=event.text)
+        except Exception as error:
+            _log.warning("The progress bar was not updated: %s: %s", type(error).__name__, error)
+
+
+def _result_page(record: RunRecord, experiment_id: str, figures: Sequence[str]) -> str:
+    verb = "Reused" if record.reused else "Trained"
+    lines = [
+        f"**{record.model_name} version {record.model_version}**",
+        "",
+        f"{verb} because {'; '.join(record.reasons)}.",
+        "",
+        *_metric_rows(record),
+        "",
+    ]
+    page = mlflow_page(experiment_id, record.run_id)
+    if page is not None:
+        base = os.environ[MLFLOW_URL_VARIABLE]
+        report = _file_address(base, record.run_id, "report.html")
+        lines += [f"[The run in MLflow]({page}) | [Its one-page report]({report})", ""]
+        for name in figures:
+            title = name.rpartition(".")[0].replace("_", " ")
+            lines += [f"![{title}]({_file_address(base, record.run_id, f'figures/{name}')})", ""]
+    return "\n".join(lines)
+
+
+def _metric_rows(record: RunRecord) -> list[str]:
+    baselines = [name for name in BASELINES if name in record.baselines]
+    titles = ["on test", "model", f"{record.confidence:.0%} interval", *(BASELINES[name] for name in baselines)]
+    rows = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, label in HEADLINES.items():
+        if name not in record.metrics:
+            continue
+        low, high = record.intervals[name]
+        others = [record.baselines[baseline].get(name) for baseline in baselines]
+        cells = [label, f"{record.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}"]
+        cells += ["-" if value is None else f"{value:.4f}" for value in others]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def _file_address(base: str, run_id: str, path: str) -> str:
+    return f"{base}/get-artifact?path={quote(path, safe='')}&run_uuid={run_id}"
