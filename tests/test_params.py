@@ -58,9 +58,9 @@ def test_params_are_frozen(params_file: Path) -> None:
 
 
 MISTAKES = [
-    ("train.dropout_prob=1.4", "train.dropout_prob=1.4 on the command line: must be in [0, 1). Lower it."),
-    ("train.dropout_prob=-0.1", "must be in [0, 1). Raise it."),
-    ("train.dropout_prob=1", "must be in [0, 1). Lower it."),
+    ("train.dropout_prob=1.4", "train.dropout_prob=1.4 on the command line: must be in [0, 0.999]. Lower it."),
+    ("train.dropout_prob=-0.1", "must be in [0, 0.999]. Raise it."),
+    ("train.dropout_prob=1", "must be in [0, 0.999]. Lower it."),
     ("train.dropout=0.3", "there is no such parameter. Did you mean train.dropout_prob?"),
     ("dropout_prob=0.3", "there is no such parameter. Did you mean train.dropout_prob?"),
     ("trian.seed=1", "trian on the command line: there is no such parameter. Did you mean train?"),
@@ -78,7 +78,7 @@ MISTAKES = [
     ("train.early_stopping=3", "must be a section with keys of its own"),
     ("split=4", "split=4 on the command line: must be a section"),
     ("registry.model_name=a/b", "may hold letters, digits"),
-    ("zzz=1", "Known here: split, model, train, evaluation, device, registry."),
+    ("zzz=1", "Known here: split, model, train, evaluation, device, registry, schedule, services."),
     ("train.num_epochs", "an override looks like train.num_epochs=3"),
     ("train.num_epochs=[1", "is not a YAML value"),
 ]
@@ -101,7 +101,7 @@ FILES = [
     ("train:\n  num_epochs: 3\n  num_epochs: 4\n", "key 'num_epochs' is given twice"),
     ("- a\n- b\n", "holds a list, not sections"),
     ("train: [1\n", "params.yaml:2"),
-    ("train:\n  dropout_prob: 1.4\n", "train.dropout_prob=1.4 in params.yaml: must be in [0, 1). Lower it."),
+    ("train:\n  dropout_prob: 1.4\n", "train.dropout_prob=1.4 in params.yaml: must be in [0, 0.999]. Lower it."),
     ("3: 4\n", "key 3 is not text"),
     ("train: !!python/object/apply:os.system ['true']\n", "params.yaml:1"),
 ]

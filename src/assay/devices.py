@@ -56,7 +56,7 @@ def resolve(params: DeviceParams) -> Compute:
             "Use device.precision=fp32, or auto."
         )
     precision = params.precision if params.precision != "auto" else ("bf16" if has_bf16 else "fp32")
-    return Compute(device, precision, params.num_threads or available_cores())
+    return Compute(device, precision, params.num_threads or default_threads())
 
 
 def torch_device(compute: Compute) -> "torch.device":
@@ -80,6 +80,12 @@ def may_have_accelerator(dev: Path = Path("/dev")) -> bool:
     if any(os.environ.get(name) for name in _TPU_VARIABLES):
         return True
     return any(os.environ.get(name, "") not in ("", "-1", "void", "none") for name in _GPU_VARIABLES)
+
+
+def default_threads() -> int:
+    """CPU threads of a run that names no number: the cores it may use, within ``OMP_NUM_THREADS`` where that is set."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return min(available_cores(), int(wanted)) if wanted.isdigit() and int(wanted) > 0 else available_cores()
 
 
 def available_cores(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -108,7 +108,7 @@ class OneCycleSchedule(Section):
     """Up to the peak and down again over the whole run (Smith and Topin, 2018)."""
 
     kind: Literal["one-cycle"] = "one-cycle"
-    warmup_fraction: float = Field(0.3, ge=0.01, le=0.9)
+    rise_fraction: float = Field(0.3, ge=0.01, le=0.9)
     """Share of all steps before the peak."""
 
 

@@ -64,7 +64,7 @@ def explain(problem: ErrorDetails, root: type[BaseModel], path: Path, origin: Ma
 
     Returns:
         What is wrong, where, what was found and what to do, e.g. ``train.dropout_prob=1.4 in params.yaml: must be in
-        [0, 1). Lower it.``
+        [0, 0.999]. Lower it.``
     """
     place = _locate(problem["loc"], root)
     where = next((text for key, text in origin.items() if _overlaps(key, place.dotted)), f"in {path.name}")

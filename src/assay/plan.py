@@ -72,5 +72,5 @@ def why_not_reused(tracker: Tracker, key: RunKey) -> tuple[str, ...]:
     if nearest is None:
         return (f"there is no finished run in experiment {tracker.experiment!r} yet",)
     if nearest.digest == key.digest:
-        return ("the finished run of this key has lost its registered version",)
+        return ("the finished run of this key has no registered version",)
     return explain_difference(nearest, key)

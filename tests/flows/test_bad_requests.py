@@ -19,7 +19,7 @@ def files_of(copy: Copy) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("train.dropout_prob=1.4", "train.dropout_prob=1.4 on the command line: must be in [0, 1). Lower it."),
+        ("train.dropout_prob=1.4", "train.dropout_prob=1.4 on the command line: must be in [0, 0.999]. Lower it."),
         ("train.dropuot_prob=0.1", "Did you mean train.dropout_prob?"),
         ("device.kind=cuda", "cuda"),
         ("model.channels=[8,8,8,8]", "too small"),

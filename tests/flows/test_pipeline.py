@@ -50,7 +50,7 @@ def test_a_run_trains_once_and_the_next_finds_it(project: Copy) -> None:
     flows = rows(project, "prefect/prefect.db", "select state_type from flow_run")
     assert flows == [("COMPLETED",), ("COMPLETED",)]
     names = [name for (name,) in rows(project, "prefect/prefect.db", "select distinct key from artifact")]
-    assert sorted(names) == ["data", "evaluation", "model", "splits", "training", "validation"]
+    assert sorted(names) == ["data", "evaluation", "model", "progress", "result", "splits", "training", "validation"]
 
 
 def test_an_edited_source_file_is_named_and_trains(project: Copy) -> None:

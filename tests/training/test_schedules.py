@@ -40,16 +40,14 @@ def test_one_cycle_equals_torch(fraction: float) -> None:
         lambda o: lr_scheduler.OneCycleLR(o, PEAK, NUM_STEPS + 1, pct_start=fraction, cycle_momentum=False)
     )
     long = [
-        learning_rate(
-            OneCycleSchedule(warmup_fraction=fraction), PEAK, step, num_steps=NUM_STEPS + 1, steps_per_epoch=5
-        )
+        learning_rate(OneCycleSchedule(rise_fraction=fraction), PEAK, step, num_steps=NUM_STEPS + 1, steps_per_epoch=5)
         for step in range(NUM_STEPS)
     ]
     assert long == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_cycle_spans_the_run() -> None:
-    rates = ours(OneCycleSchedule(warmup_fraction=0.3))
+    rates = ours(OneCycleSchedule(rise_fraction=0.3))
     assert rates[0] == pytest.approx(PEAK / 25)
     assert max(rates) == pytest.approx(PEAK)
     assert rates[-1] == pytest.approx(PEAK / 250_000)

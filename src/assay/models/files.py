@@ -6,7 +6,6 @@ hashed, and parsed from memory.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from assay.errors import ModelFileError, StorageError
+from assay.files import replace_file
 from assay.models.build import build_model
 from assay.models.spec import ModelSpec
 
@@ -120,28 +120,6 @@ def check_manifest(folder: Path) -> None:
     _check_names(folder, files)
     for name, entry in files.items():
         _check_file(folder, name, entry, keep=False)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, whole and on disk.
-
-    Raises:
-        OSError: The folder cannot be written or is full; the old file stays as it was.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _json_bytes(values: dict[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from assay.errors import StorageError
-from assay.models.files import replace_file
+from assay.files import replace_file
 
 FORMAT = "assay-checkpoint-1"
 _HEADER_LENGTH_BYTES = 8

@@ -17,8 +17,9 @@ from assay.data.loading import ImageDataset
 from assay.data.splits import load_split
 from assay.devices import Compute, resolve, torch_device
 from assay.errors import ModelFileError, StorageError
+from assay.files import replace_file
 from assay.models.build import build_model
-from assay.models.files import check_manifest, replace_file, save_model
+from assay.models.files import check_manifest, save_model
 from assay.models.spec import ModelSpec
 from assay.params import DeviceParams, EarlyStoppingParams, ModelParams, TrainParams
 from assay.records import EpochRecord, Splits, StepRecords, TrainResult
@@ -30,6 +31,7 @@ from assay.training.checkpoints import (
     write_checkpoint,
 )
 from assay.training.finite import non_finite_error
+from assay.training.interruption import Interruption, deferred
 from assay.training.losses import training_loss
 from assay.training.optimizers import build_optimizer, set_learning_rate, weights_of
 from assay.training.schedules import learning_rate
@@ -68,7 +70,8 @@ def fit(
 
     The same arguments give the same weight bytes, whether the run is unbroken or was killed and called again with
     the same `run_dir`. A finished run called again returns its result without training. With early stopping the
-    best epoch's weights are kept, without it the last epoch's.
+    best epoch's weights are kept, without it the last epoch's. SIGTERM and SIGINT wait for the end of the step and a
+    checkpoint; then they do what they usually do.
 
     Args:
         dataset: All examples.
@@ -111,7 +114,11 @@ def fit(
         if finished is not None:
             return finished
         batches = Batches(dataset, indices.train, where), Batches(dataset, indices.val, where)
-        speed = _train(state, *batches, train, compute, run_dir / CHECKPOINT_FILE, owner, on_epoch, on_steps)
+        with deferred() as asked:
+            checkpoint = run_dir / CHECKPOINT_FILE
+            speed = _train(state, *batches, train, compute, checkpoint, owner, on_epoch, on_steps, asked)
+        if asked.is_asked_for:  # and what the signal usually does has not ended the process
+            raise KeyboardInterrupt
         state.module.load_state_dict(state.best)
         result = TrainResult(
             model_dir=str(run_dir / MODEL_FOLDER),
@@ -142,8 +149,12 @@ def _train(
     owner: str,
     on_epoch: OnEpoch | None,
     on_steps: OnSteps | None,
+    asked: Interruption,
 ) -> float:
-    """Train from where the state is to the end; return the samples per second of this process, val excluded."""
+    """Train from where the state is to the end; return the samples per second of this process, val excluded.
+
+    A process that is asked to end writes a checkpoint after the step and leaves; the signal does the rest.
+    """
     module, optimizer = state.module, state.optimizer
     weights, parameters = weights_of(module), [p for p in module.parameters() if p.requires_grad]
     num_examples, batch_size = len(train_batches), params.batch_size
@@ -203,12 +214,14 @@ def _train(
             elapsed = time.perf_counter() - started
             state.epoch_seconds += elapsed
             samples, seconds = samples + len(positions), seconds + elapsed
-            due = time.monotonic() - saved_at >= params.checkpoint_every_seconds
+            due = asked.is_asked_for or time.monotonic() - saved_at >= params.checkpoint_every_seconds
             if due and state.position < steps_per_epoch:
                 write_checkpoint(checkpoint, *pack(state), owner)
                 saved_at = time.monotonic()
                 _tell_steps(on_steps, state, told)
                 told = len(state.steps)
+                if asked.is_asked_for:
+                    return 0.0
 
         # the epoch is over: validate, stop?, save, tell
         started = time.perf_counter()
@@ -236,6 +249,8 @@ def _train(
         told = len(state.steps)
         if on_epoch is not None:
             on_epoch(record)
+        if asked.is_asked_for:
+            return 0.0
     return samples / seconds if seconds > 0 else 0.0
 
 

@@ -39,7 +39,7 @@ def learning_rate(schedule: ScheduleParams, peak: float, step: int, *, num_steps
         case CosineSchedule():
             return _cosine(peak, step, num_steps, warmup=round(schedule.warmup_fraction * num_steps))
         case OneCycleSchedule():
-            return _one_cycle(peak, step, num_steps, top=schedule.warmup_fraction * num_steps - 1)
+            return _one_cycle(peak, step, num_steps, top=schedule.rise_fraction * num_steps - 1)
         case StepSchedule():
             return peak * schedule.factor ** (step // steps_per_epoch // schedule.every_epochs)
 
