@@ -1,0 +1,69 @@
+"""Where the services of a project keep their files."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from assay.project import Project
+
+_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+
+
+@dataclass(frozen=True)
+class ServicePaths:
+    """Files below ``.assay/services``.
+
+    Attributes:
+        project: The project.
+    """
+
+    project: Project
+
+    @property
+    def folder(self) -> Path:
+        """Folder of all of them."""
+        return self.project.home / "services"
+
+    @property
+    def settings_file(self) -> Path:
+        """What the services were last started with, as JSON."""
+        return self.folder / "settings.json"
+
+    @property
+    def supervisor_file(self) -> Path:
+        """Configuration of the supervisor; holds the secrets of its programs, mode 0600."""
+        return self.folder / "supervisord.conf"
+
+    @property
+    def socket(self) -> Path:
+        """Unix socket of the supervisor; in the temporary folder where the project's path is too long for one."""
+        file = self.folder / "supervisor.sock"
+        if len(os.fsencode(file)) <= _LONGEST_SOCKET_PATH:
+            return file
+        digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
+        return Path(tempfile.gettempdir(), f"assay-{os.getuid()}-{digest}", "supervisor.sock")
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the services' logs."""
+        return self.folder / "logs"
+
+    @property
+    def up_lock(self) -> Path:
+        """Held by the `assay up` or `assay down` that is at work."""
+        return self.folder / "up.lock"
+
+    def slot_lock(self, slot: str) -> Path:
+        """Held by the run process that uses a device."""
+        return self.folder / "devices" / f"{slot}.lock"
+
+    @property
+    def run_locks(self) -> Path:
+        """Folder of the run locks."""
+        return self.folder / "runs"
+
+    def run_lock(self, flow_run_id: str) -> Path:
+        """Held by the process that executes a flow run: who looks here knows whether a run lives."""
+        return self.run_locks / f"{flow_run_id}.lock"

@@ -1,0 +1,72 @@
+"""One of the two servers behind its guard, in one process.
+
+    python -m assay.services.serve NAME
+
+``ASSAY_SERVE`` in the environment says where it listens and what it allows, so that no secret is in a process list.
+"""
+
+import importlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from typing import cast
+
+import uvicorn
+
+from assay.records import Record
+from assay.services.guard import App, Guard, Rules
+
+SERVE_VARIABLE = "ASSAY_SERVE"
+_GRACE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Serving(Record):
+    """What one server process is told.
+
+    Attributes:
+        app: The ASGI application, ``module:name``.
+        is_factory: Whether that name is a function that makes the application.
+        host: Address to listen on.
+        port: Port to listen on.
+        hosts: Exact values of ``Host`` that are let through.
+        open_paths: Paths that answer without credentials.
+        auth: ``user:password``, or None.
+    """
+
+    app: str
+    is_factory: bool
+    host: str
+    port: int
+    hosts: tuple[str, ...]
+    open_paths: tuple[str, ...]
+    auth: str | None
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    serving = Serving.from_json(json.loads(os.environ.pop(SERVE_VARIABLE)))
+    os.umask(0o077)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    rules = Rules(frozenset(serving.hosts), serving.auth, frozenset(serving.open_paths))
+    uvicorn.run(
+        Guard(_load(serving), rules),
+        host=serving.host,
+        port=serving.port,
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
+def _load(serving: Serving) -> App:
+    module, _, name = serving.app.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    return cast(App, found() if serving.is_factory else found)
+
+
+if __name__ == "__main__":
+    main()
