@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets ``run`` to the function that does it."""
-    from assay.cli import data
+    from assay.cli import data, services
 
     parser = _Parser(
         prog="assay",
@@ -41,10 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     data.register(commands)
     _add_ui(commands)
+    services.register(commands)
     return parser
 
 
 def _add_run(commands: Any) -> None:
+    from assay.cli import services
+
     run = commands.add_parser(
         "run",
         help="the whole chain in this process: data, train, evaluate, register",
@@ -54,6 +57,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--params", type=Path, metavar="FILE", help="params file (default: the project's params.yaml)")
     run.add_argument("--json", action="store_true", help="one JSON record on stdout, human text on stderr")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.num_epochs=3")
+    services.add_pool(run, default=None)
     run.set_defaults(run=_run)
 
 

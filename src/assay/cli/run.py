@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from assay.cli.display import drawing, show_result
+from assay.cli.services import follow
 from assay.errors import ProjectError
 from assay.params import RunParams, load_params
 from assay.plan import make_plan, open_tracker, why_not_reused, why_reused
@@ -26,14 +27,17 @@ def run(args: argparse.Namespace) -> int:
     """Do ``assay run``.
 
     Args:
-        args: ``params``, ``overrides`` and ``json`` of the command line.
+        args: what the command line said.
 
     Returns:
-        Exit code 0; whatever goes wrong is raised.
+        Exit code 0, or that of a run in a pool; whatever goes wrong here is raised.
     """
     begun = time.perf_counter()
     project = find_project()
-    params = load_params(args.params or project.params_file, args.overrides).of_run()
+    all_params = load_params(args.params or project.params_file, args.overrides)
+    if args.pool is not None:
+        return follow(project, "pipeline", args.pool, all_params, detach=args.detach, as_json=args.json)
+    params = all_params.of_run()
     project.make_home()
     console = Console(stderr=args.json)
     with drawing(console):

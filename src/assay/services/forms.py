@@ -1,0 +1,86 @@
+"""The form of a deployment: every parameter typed, with its description and limits, nested as in params.yaml."""
+
+from typing import Any
+
+from assay.params import RunParams
+
+FORMS: dict[str, tuple[str, ...]] = {
+    "pipeline": ("split", "model", "train", "evaluation", "device", "registry"),
+    "train": ("split", "model", "train", "device", "registry"),
+    "nightly": (),
+}
+"""Flow -> the sections that its form shows."""
+
+
+def form_schema(flow: str) -> dict[str, Any]:
+    """Return the parameter schema of a flow as Prefect's form draws it.
+
+    It is made from the params themselves, so that deploying imports no flow and with it no torch.
+
+    Args:
+        flow: Name of the flow.
+
+    Returns:
+        An OpenAPI schema whose references start with ``#/definitions/``.
+    """
+    schema = RunParams.model_json_schema(ref_template="#/definitions/{model}")
+    definitions = schema.pop("$defs")
+    properties = {
+        name: schema["properties"][name] | {"position": position, "title": name}
+        for position, name in enumerate(FORMS[flow])
+    }
+    used = _used(properties, definitions)
+    return {
+        "title": "Parameters",
+        "type": "object",
+        "properties": properties,
+        "required": [],
+        "definitions": {name: _named_as_in_the_file(definition) for name, definition in used.items()},
+    }
+
+
+def form_values(flow: str, params: RunParams) -> dict[str, Any]:
+    """Return what a form is filled with before anybody changes it.
+
+    Args:
+        flow: Name of the flow.
+        params: The project's params.
+    """
+    values = params.model_dump(mode="json")
+    return {name: values[name] for name in FORMS[flow]}
+
+
+def _named_as_in_the_file(definition: dict[str, Any]) -> dict[str, Any]:
+    """Give fields the names, and the branches of a choice the kinds, that people know from params.yaml."""
+    fields = {name: _as_tabs(field) | {"title": name} for name, field in definition["properties"].items()}
+    kind = fields.get("kind", {}).get("const")
+    return definition | {"properties": fields} | ({"title": kind} if kind else {})
+
+
+def _as_tabs(field: dict[str, Any]) -> dict[str, Any]:
+    """Say anyOf for oneOf: Prefect's form draws the first as tabs and the second as a box of JSON."""
+    if "oneOf" not in field:
+        return field
+    rest = {key: value for key, value in field.items() if key not in ("oneOf", "discriminator")}
+    return rest | {"anyOf": field["oneOf"]}
+
+
+def _used(properties: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The definitions that a schema leads to."""
+    used: dict[str, Any] = {}
+    waiting = [properties]
+    while waiting:
+        for name in _references(waiting.pop()):
+            if name not in used:
+                used[name] = definitions[name]
+                waiting.append(definitions[name])
+    return dict(sorted(used.items()))
+
+
+def _references(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"].rpartition("/")[2]} if isinstance(value.get("$ref"), str) else set()
+        return own.union(*(_references(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_references(item) for item in value))
+    return set()
