@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
 )
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 
@@ -20,6 +20,8 @@ from assay.records import RunRecord
 from assay.registry.ledger import Ledger
 from flows import page
 from flows.pipeline import run_chain
+
+_GIVEN_UP = (StateType.CANCELLED, StateType.CANCELLING, StateType.FAILED, StateType.CRASHED)
 
 
 @flow(name="nightly", persist_result=False)
@@ -52,7 +54,7 @@ def nightly(project_dir: Path | None = None) -> RunRecord | State[str]:
 
 
 def _later_night(due: datetime) -> datetime | None:
-    """The latest night of this deployment that is due by now and later than this one."""
+    """The latest night of this deployment that is due by now, later than this one, and waiting, under way or done."""
     if deployment.get_id() is None:
         return None
     now = datetime.now(UTC)
@@ -61,12 +63,12 @@ def _later_night(due: datetime) -> datetime | None:
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.get_id()])),
             flow_run_filter=FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(after_=due, before_=now)),
         )
-    waiting = [
+    nights = [
         run.expected_start_time
         for run in runs
-        if run.auto_scheduled and run.state is not None and run.state.is_scheduled() and run.expected_start_time
+        if run.auto_scheduled and run.expected_start_time and run.state_type not in _GIVEN_UP
     ]
-    return max((night for night in waiting if night > due), default=None)
+    return max((night for night in nights if night > due), default=None)
 
 
 def _skipped(why: str) -> State[str]:

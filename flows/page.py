@@ -13,6 +13,7 @@ from typing import Any, ParamSpec
 from urllib.parse import quote
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -97,10 +98,27 @@ def own_page() -> str | None:
 
 @contextmanager
 def progress_shown() -> Iterator[None]:
-    """Draw the progress of training on the page while the block runs."""
-    bar = _Bar()
-    with progress.listening(bar):
+    """Draw the progress of training on the page while the block runs, and log every stage."""
+    with progress.listening(_Bar()), progress.listening(_Log()):
         yield
+
+
+class _Log:
+    """The run's log: the end of every stage, and of epochs as often as a person can read."""
+
+    def __init__(self) -> None:
+        self._logger: Any = None
+        self._written = -_EVERY_SECONDS
+
+    @_courtesy
+    def __call__(self, event: progress.Progress) -> None:
+        """Write an event down; the first epoch always."""
+        now = time.monotonic()
+        if event.finished or (event.done and now - self._written >= _EVERY_SECONDS):
+            self._written = -_EVERY_SECONDS if event.finished else now
+            if self._logger is None:
+                self._logger = get_run_logger()
+            self._logger.info("%s: %s", event.stage, event.text)
 
 
 class _Bar:

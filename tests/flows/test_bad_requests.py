@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import Copy
+from tests.copies import Copy
 
 
 def files_of(copy: Copy) -> dict[str, bytes]:

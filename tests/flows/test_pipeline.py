@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.flows.conftest import QUICK, ROOT, Copy
+from tests.copies import QUICK, ROOT, Copy
 
 pytestmark = pytest.mark.slow
 

@@ -65,9 +65,13 @@ def _reuse(project: Project, params: RunParams) -> RunRecord | None:
 def _train(project: Project, params: RunParams) -> RunRecord:
     """Run the flow; whatever is slow to start, starts while Prefect does."""
     from assay.services.local_prefect import LocalPrefect
+    from assay.services.paths import ServicePaths
+    from assay.services.settings import read_settings, server_environment
 
     watch = Stopwatch()
-    with LocalPrefect(project.home / "prefect") as prefect:
+    up = read_settings(ServicePaths(project))
+    of_up = server_environment(up.prefect_url, up.mlflow_url) if up else None
+    with LocalPrefect(project.home / "prefect", of_up) as prefect:
         with watch.stage("start", "importing torch while Prefect starts") as words:
             gc.disable()  # nothing that an import makes is garbage, and looking for it takes a second
             plan, tracker = make_plan(project, params), open_tracker(project, params.registry.experiment)

@@ -1,12 +1,17 @@
 """A few questions to a Prefect server without importing prefect, which takes a second."""
 
 import base64
+import time
 import uuid
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+_BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+_NUM_RETRIES = 8
+_RETRY_SECONDS = 0.5
 
 
 class PrefectApi:
@@ -46,7 +51,7 @@ class PrefectApi:
         Raises:
             httpx.HTTPError: There is no answer, or it is an error.
         """
-        return self._client.get(path).raise_for_status().json()
+        return self._ask("GET", path).raise_for_status().json()
 
     def filter(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Ask for a selection; in Prefect that is a POST, which wants a token against cross-site requests.
@@ -56,8 +61,17 @@ class PrefectApi:
         """
         if not self._has_token:
             client = self._client.headers["Prefect-Csrf-Client"]
-            reply = self._client.get("/csrf-token", params={"client": client})
+            reply = self._ask("GET", "/csrf-token", params={"client": client})
             if reply.status_code == 200:
                 self._client.headers["Prefect-Csrf-Token"] = reply.json()["token"]
             self._has_token = True
-        return self._client.post(path, json=dict(body or {})).raise_for_status().json()
+        return self._ask("POST", path, json=dict(body or {})).raise_for_status().json()
+
+    def _ask(self, method: str, path: str, **body: Any) -> httpx.Response:
+        """Ask again when the server says that it is busy; it has done nothing then."""
+        for _ in range(_NUM_RETRIES):
+            reply = self._client.request(method, path, **body)
+            if reply.status_code not in _BUSY:
+                return reply
+            time.sleep(_RETRY_SECONDS)
+        return self._client.request(method, path, **body)

@@ -35,6 +35,7 @@ def form_schema(flow: str) -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "required": [],
+        "additionalProperties": False,
         "definitions": {name: _named_as_in_the_file(definition) for name, definition in used.items()},
     }
 

@@ -44,17 +44,19 @@ def quiet_settings(home: Path) -> dict[str, str]:
 
 
 class LocalPrefect:
-    """Prefect for one run: the server that ``PREFECT_API_URL`` names, or a private one.
+    """Prefect for one run: the server that ``PREFECT_API_URL`` names, the one of `assay up`, or a private one.
 
     Use it as a context manager around `ready` and the flow. It sets environment variables, so it must be
     entered before prefect is imported.
 
     Args:
         home: Folder for Prefect's state, created with mode 0700.
+        of_up: Environment that leads to the servers of `assay up`, where they were started; used if they answer.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, of_up: Mapping[str, str] | None = None) -> None:
         self._home = home
+        self._of_up = dict(of_up or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
         self._stack = ExitStack()
@@ -68,6 +70,9 @@ class LocalPrefect:
         named = os.environ.get("PREFECT_API_URL")
         if named:
             _check_named_server(named)
+            return self
+        if self._of_up and _answers(f"{self._of_up['PREFECT_API_URL']}/health", _NAMED_SERVER_TIMEOUT_SECONDS):
+            self._stack.enter_context(_environment(quiet_settings(self._home) | self._of_up))
             return self
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         secret = f"assay:{secrets.token_urlsafe(24)}"

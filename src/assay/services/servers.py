@@ -67,7 +67,7 @@ def prefect_server(
         ServiceError: Other machines could reach it and nothing would protect it.
     """
     hosts = _hosts(host, port, tuple(allowed_hosts), auth)
-    serving = Serving("prefect.server.api.server:create_app", True, host, port, hosts, ("/api/health",), auth)
+    serving = Serving("assay.services.prefect_app:create_app", True, host, port, hosts, ("/api/health",), auth)
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": "",  # its own services talk to it in memory

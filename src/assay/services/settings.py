@@ -65,16 +65,20 @@ def credentials() -> str | None:
     return auth
 
 
-def auth_environment(auth: str) -> dict[str, str]:
-    """Return what a process that speaks to Prefect needs in its environment.
-
-    Prefect sends ``PREFECT_API_AUTH_STRING`` with requests and with some of its WebSockets; the header goes with all.
+def server_environment(prefect_url: str, mlflow_url: str) -> dict[str, str]:
+    """Return what a process that speaks to both servers, or leads people to them, needs in its environment.
 
     Args:
-        auth: ``user:password``.
+        prefect_url: Where Prefect is.
+        mlflow_url: Where MLflow is.
     """
+    found = {"PREFECT_API_URL": f"{prefect_url}/api", "PREFECT_UI_URL": prefect_url, "ASSAY_MLFLOW_URL": mlflow_url}
+    auth = credentials()
+    if auth is None:
+        return found
     header = f"Basic {base64.b64encode(auth.encode()).decode()}"
-    return {
+    # Prefect sends the first with requests and some of its WebSockets, the second with all of them.
+    return found | {
         "PREFECT_API_AUTH_STRING": auth,
         "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": header}),
     }

@@ -19,7 +19,7 @@ from assay.services.child import GRACE_SECONDS
 from assay.services.paths import ServicePaths
 from assay.services.programs import Program, read_programs
 from assay.services.servers import Server, mlflow_server, prefect_server
-from assay.services.settings import Settings, auth_environment, credentials, read_settings, running
+from assay.services.settings import Settings, credentials, read_settings, running, server_environment
 from assay.services.slots import Slot, find_slots
 from assay.services.supervisor import Supervisor
 from assay.tracking.store import find_store, open_client
@@ -156,11 +156,8 @@ def _programs(
 
 def _client_environment(project: Project, prefect: Server, mlflow: Server) -> dict[str, str]:
     """What the keeper, the workers and their runs need to know of the servers."""
-    auth = credentials()
-    return {
+    return server_environment(prefect.url, mlflow.url) | {
         "PREFECT_HOME": str(project.home / "prefect"),
-        "PREFECT_API_URL": f"{prefect.url}/api",
-        "PREFECT_UI_URL": prefect.url,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_LEVEL": "INFO",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "WARNING",
@@ -172,8 +169,7 @@ def _client_environment(project: Project, prefect: Server, mlflow: Server) -> di
         "DVC_NO_ANALYTICS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "ASSAY_HOME": str(project.home),
-        "ASSAY_MLFLOW_URL": mlflow.url,
-    } | (auth_environment(auth) if auth else {})
+    }
 
 
 def _require_port(server: Server, known: bool) -> None:
