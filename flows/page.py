@@ -87,7 +87,7 @@ def show_training(trained: TrainResult, experiment_id: str, run_id: str) -> None
 def mlflow_page(experiment_id: str, run_id: str) -> str | None:
     """Return the address of a run in MLflow's dashboard; None where no dashboard is known."""
     base = os.environ.get(MLFLOW_URL_VARIABLE)
-    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}" if base else None
+    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning" if base else None
 
 
 def own_page() -> str | None:

@@ -84,9 +84,16 @@ def test_its_own_pages_may_change_things() -> None:
 
 @pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
 def test_a_form_of_another_site_is_refused_and_a_link_is_followed(site: bytes) -> None:
-    assert status(HOST, (b"sec-fetch-site", site), method="POST") == 403
-    assert status(HOST, (b"sec-fetch-site", site)) == 200
+    assert status(HOST, (b"sec-fetch-site", site), (b"sec-fetch-mode", b"navigate"), method="POST") == 403
+    assert status(HOST, (b"sec-fetch-site", site), (b"sec-fetch-mode", b"navigate")) == 200
     assert status(HOST, (b"sec-fetch-site", b"same-origin"), method="POST") == 200
+
+
+def test_another_site_shows_nothing_of_this_one_and_another_port_may() -> None:
+    shown = (b"sec-fetch-mode", b"no-cors")
+    assert status(HOST, (b"sec-fetch-site", b"cross-site"), shown) == 403
+    assert status(HOST, (b"sec-fetch-site", b"cross-site")) == 403
+    assert status(HOST, (b"sec-fetch-site", b"same-site"), shown) == 200
 
 
 def test_programs_that_are_no_browsers_pass() -> None:
@@ -124,6 +131,12 @@ def test_credentials_open_every_path_and_health_needs_none() -> None:
     assert status((b"host", b"evil.example"), rules=LOCKED, path="/api/health") == 403
 
 
+def test_what_is_switched_off_answers_nobody() -> None:
+    rules = Rules(OPEN.hosts, auth=AUTH, closed_paths=("/assistant",))
+    assert status(HOST, BASIC, rules=rules, path="/assistant/message", method="POST") == 403
+    assert status(HOST, BASIC, rules=rules, path="/experiments") == 200
+
+
 def test_a_refusal_says_what_to_do_and_shows_nothing_that_a_terminal_obeys() -> None:
     start, body = ask(OPEN, (b"host", b"\x1b[31mevil" + b"x" * 500))
     assert (b"content-length", str(len(body["body"])).encode()) in start["headers"]
@@ -138,3 +151,5 @@ def test_headers_are_added_and_none_is_overwritten() -> None:
     headers = [(name.lower(), value) for name, value in ask(OPEN, HOST)[0]["headers"]]
     assert (b"x-content-type-options", b"nosniff") in headers
     assert [value for name, value in headers if name == b"x-frame-options"] == [b"DENY"]
+    [policy] = [value for name, value in headers if name == b"content-security-policy"]
+    assert policy.startswith(b"connect-src 'self' data: blob:;")

@@ -110,6 +110,13 @@ def test_a_post_of_another_site_is_refused(servers: dict[str, Server], name: str
 
 
 @pytest.mark.slow
+def test_the_assistant_that_has_a_shell_is_switched_off(servers: dict[str, Server]) -> None:
+    for path in ("config", "message"):
+        reply = ask(servers["mlflow"], f"/ajax-api/3.0/mlflow/assistant/{path}", "GET" if path == "config" else "POST")
+        assert (reply.status_code, "switched off" in reply.text) == (403, True)
+
+
+@pytest.mark.slow
 def test_prefect_wants_its_token_for_every_change(servers: dict[str, Server]) -> None:
     server = servers["prefect"]
     without = ask(server, CHANGES["prefect"], "POST")

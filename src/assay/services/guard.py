@@ -4,9 +4,12 @@ Neither server checks this well by itself: Prefect takes any ``Host`` and ``Orig
 made of patterns. Checked here, before a request reaches either, exactly, and in this order:
 
 1. ``Host`` is one of the names the server is known by. A page that rebinds its own name to 127.0.0.1 has another.
-2. ``Origin``, if there is one, is this server's own, and a browser that says where a request comes from
-   (``Sec-Fetch-Site``) may change something or open a WebSocket only from this server's own pages.
-3. Where credentials are set, every request but the health check carries them.
+2. ``Origin``, if there is one, is this server's own. A browser that says where a request comes from
+   (``Sec-Fetch-Site``) may change something or open a WebSocket only from this server's own pages, and from another
+   site it may follow a link and nothing else. Another port of the same host is the same site: Prefect's pages show
+   MLflow's figures.
+3. The path is not of a part that is switched off.
+4. Where credentials are set, every request but the health check carries them.
 """
 
 import base64
@@ -27,10 +30,13 @@ _SHOWN_CHARACTERS = 100
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",
-    b"content-security-policy": b"frame-ancestors 'self'",
-    b"cross-origin-resource-policy": b"same-origin",
     b"referrer-policy": b"same-origin",
 }
+# Whatever the server's own settings say, Prefect's pages ask a telemetry service: here a page reaches its server only.
+_POLICY = (
+    b"content-security-policy",
+    b"connect-src 'self' data: blob:; form-action 'self'; base-uri 'self'; object-src 'none'; frame-ancestors 'self'",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -43,11 +49,13 @@ class Rules:
         hosts: Exact values of ``Host``, lower case, with the port where browsers send one.
         auth: ``user:password`` that every request must carry, or None.
         open_paths: Paths that answer without credentials: the health checks.
+        closed_paths: Beginnings of paths that answer nobody.
     """
 
     hosts: frozenset[str]
     auth: str | None = None
     open_paths: frozenset[str] = frozenset()
+    closed_paths: tuple[str, ...] = ()
 
     @property
     def origins(self) -> frozenset[str]:
@@ -107,14 +115,15 @@ class Guard:
                 f"Origin is {_shown(foreign[0])}: a page of another site may not ask this server.",
                 "Open the server's own page.",
             )
-        changes = scope["type"] == "websocket" or scope["method"] not in _READING
-        sites = [site for site in _values(headers, b"sec-fetch-site") if site not in _OWN_SITE]
-        if changes and sites:
+        if _is_of_another_page(scope, headers):
+            site = _values(headers, b"sec-fetch-site")[0]
             return _Refusal(
                 403,
-                f"Sec-Fetch-Site is {_shown(sites[0])}: a page of another site may not change anything here.",
+                f"Sec-Fetch-Site is {_shown(site)}: a page of another site may lead here, and do no more.",
                 "Open the server's own page.",
             )
+        if scope["path"].startswith(self._rules.closed_paths):
+            return _Refusal(403, "This part of the server is switched off.", "Nothing in Assay needs it.")
         if self._credentials is None or scope["path"] in self._rules.open_paths:
             return None
         given = [value for name, value in headers if name == b"authorization"]
@@ -125,6 +134,14 @@ class Guard:
             "The credentials are wrong." if given else "This server wants credentials.",
             "They are the user and password in ASSAY_AUTH, as HTTP Basic.",
         )
+
+
+def _is_of_another_page(scope: MutableMapping[str, Any], headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser says that another page is behind a request that is not for other pages."""
+    sites = set(_values(headers, b"sec-fetch-site"))
+    if scope["type"] == "websocket" or scope["method"] not in _READING:
+        return not sites <= _OWN_SITE
+    return "cross-site" in sites and _values(headers, b"sec-fetch-mode") != ["navigate"]
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
@@ -152,6 +169,7 @@ async def _refuse(scope: MutableMapping[str, Any], send: Send, refusal: _Refusal
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
         *_HEADERS.items(),
+        _POLICY,
     ]
     if refusal.status == 401:
         headers.append((b"www-authenticate", b'Basic realm="Assay", charset="UTF-8"'))
@@ -160,13 +178,13 @@ async def _refuse(scope: MutableMapping[str, Any], send: Send, refusal: _Refusal
 
 
 def _with_headers(send: Send) -> Send:
-    """Add to every response what keeps other sites' pages from showing or reading it."""
+    """Add to every response what keeps other sites' pages from showing it, and its own from telling others."""
 
     async def sender(message: Message) -> None:
         if message["type"] == "http.response.start":
             present = {name.lower() for name, _ in message.get("headers", ())}
             missing = [(name, value) for name, value in _HEADERS.items() if name not in present]
-            message = {**message, "headers": [*message.get("headers", ()), *missing]}
+            message = {**message, "headers": [*message.get("headers", ()), *missing, _POLICY]}
         await send(message)
 
     return sender

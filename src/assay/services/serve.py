@@ -16,6 +16,7 @@ import uvicorn
 
 from assay.records import Record
 from assay.services.guard import App, Guard, Rules
+from assay.services.page_head import PageHead
 
 SERVE_VARIABLE = "ASSAY_SERVE"
 _GRACE_SECONDS = 5
@@ -32,6 +33,8 @@ class Serving(Record):
         port: Port to listen on.
         hosts: Exact values of ``Host`` that are let through.
         open_paths: Paths that answer without credentials.
+        closed_paths: Beginnings of paths that are switched off.
+        page_head: HTML that is added to the head of the page at ``/``; empty for nothing.
         auth: ``user:password``, or None.
     """
 
@@ -41,6 +44,8 @@ class Serving(Record):
     port: int
     hosts: tuple[str, ...]
     open_paths: tuple[str, ...]
+    closed_paths: tuple[str, ...]
+    page_head: str
     auth: str | None
 
 
@@ -49,7 +54,7 @@ def main() -> None:
     serving = Serving.from_json(json.loads(os.environ.pop(SERVE_VARIABLE)))
     os.umask(0o077)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    rules = Rules(frozenset(serving.hosts), serving.auth, frozenset(serving.open_paths))
+    rules = Rules(frozenset(serving.hosts), serving.auth, frozenset(serving.open_paths), serving.closed_paths)
     uvicorn.run(
         Guard(_load(serving), rules),
         host=serving.host,
@@ -65,7 +70,8 @@ def main() -> None:
 def _load(serving: Serving) -> App:
     module, _, name = serving.app.partition(":")
     found = getattr(importlib.import_module(module), name)
-    return cast(App, found() if serving.is_factory else found)
+    app = cast(App, found() if serving.is_factory else found)
+    return PageHead(app, serving.page_head) if serving.page_head else app
 
 
 if __name__ == "__main__":

@@ -14,6 +14,14 @@ from assay.tracking.store import Store
 
 _QUIET = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
+# MLflow's assistant has a shell on this machine for whoever can open the dashboard here.
+_SWITCHED_OFF = ("/ajax-api/3.0/mlflow/assistant", "/api/3.0/mlflow/assistant")
+# The page decides by the host's name to open a panel for it on the first visit; this tells it that it has done so.
+_NO_ASSISTANT = (
+    '<script>localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1","true")</script>'
+    "<style>[data-assistant-ui]{display:none!important}</style>"
+)
+
 
 @dataclass(frozen=True)
 class Server:
@@ -67,7 +75,7 @@ def prefect_server(
         ServiceError: Other machines could reach it and nothing would protect it.
     """
     hosts = _hosts(host, port, tuple(allowed_hosts), auth)
-    serving = Serving("assay.services.prefect_app:create_app", True, host, port, hosts, ("/api/health",), auth)
+    serving = Serving("assay.services.prefect_app:create_app", True, host, port, hosts, ("/api/health",), (), "", auth)
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": "",  # its own services talk to it in memory
@@ -100,7 +108,9 @@ def mlflow_server(
         ServiceError: Other machines could reach it and nothing would protect it.
     """
     hosts = _hosts(host, port, tuple(allowed_hosts), auth)
-    serving = Serving("mlflow.server.fastapi_app:app", False, host, port, hosts, ("/health",), auth)
+    serving = Serving(
+        "mlflow.server.fastapi_app:app", False, host, port, hosts, ("/health",), _SWITCHED_OFF, _NO_ASSISTANT, auth
+    )
     environment = {
         # What `mlflow server` hands to the processes it starts.
         "_MLFLOW_SERVER_FILE_STORE": store.uri,

@@ -34,6 +34,7 @@ LINEAGE_FILE = "lineage.json"
 RECORD_FILE = "record.json"
 NUM_COMPARED_RUNS = 200
 """Finished runs, latest first, among which `Tracker.nearest` looks."""
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the dashboard shows its pages for language models
 _FAILURE_CHARACTERS = 2000
 _PARAMS_PER_REQUEST = 100
 
@@ -219,7 +220,7 @@ class Tracker:
         root = self.store.artifact_root
         location = None if root is None else f"{root}/{self.experiment.replace(' ', '-')}"
         try:
-            return str(self.client.create_experiment(self.experiment, artifact_location=location))
+            return str(self.client.create_experiment(self.experiment, artifact_location=location, tags=_KIND))
         except MlflowException as error:
             # Another process may have created it in between.
             experiment = self.client.get_experiment_by_name(self.experiment)
