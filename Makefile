@@ -1,11 +1,13 @@
 # The two commands of the README, `make run` and `make test`, each work first on a fresh clone.
-# PYTHON=... picks an interpreter; ARGS=... goes to the command, e.g. make run ARGS="train.num_epochs=3".
+# PYTHON=... picks an interpreter; ARGS=... goes to the command, e.g. make run ARGS="train.num_epochs=3"; JOBS=... is how
+# many processes run the tests.
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?=
 ARGS ?=
+JOBS ?= 2
 
 .PHONY: help run test check format lint types contracts tests env constraints clean format-check
 
@@ -39,7 +41,7 @@ contracts: env
 	$(BIN)/lint-imports --config pyproject.toml
 
 tests: env
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 # The stamp is older than the constraints, or the interpreter is gone: make the environment again.
 env:

@@ -90,6 +90,11 @@ def mlflow_page(experiment_id: str, run_id: str) -> str | None:
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning" if base else None
 
 
+def own_name() -> str | None:
+    """Return the name that Prefect gave this flow run, or a person did; the MLflow run gets the same."""
+    return flow_run.get_name() or None
+
+
 def own_page() -> str | None:
     """Return the address of this flow run's page; None where Prefect has no dashboard."""
     run_id = flow_run.get_id()

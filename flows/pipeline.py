@@ -214,7 +214,9 @@ def check_and_train(job: Job, watch: progress.Stopwatch) -> tuple[OpenRun, Split
         words.append(f"{len(report.class_counts)} classes; {splits.describe()}")
     tracker = _tracker(job)
     resumable = (job.run_dir / CHECKPOINT_FILE).exists()
-    run = tracker.open_run(job.plan.key, job.params, job.data, splits, name=job.params.model.kind, resumable=resumable)
+    run = tracker.open_run(
+        job.plan.key, job.params, job.data, splits, name=page.own_name() or job.params.model.kind, resumable=resumable
+    )
     link = page.own_page()
     if link is not None:
         tracker.link_page(run.run_id, link)

@@ -120,18 +120,18 @@ def test_a_run_from_the_form_to_mlflow_and_back(page: Page, browser: BrowserCont
 
 
 def test_runs_are_compared_in_mlflow(page: Page, line: Line) -> None:
-    for dropout in (0.1, 0.5):
-        done = line.copy.assay("run", "--pool", "cpu", *SMALL, "train.num_epochs=5", f"train.dropout_prob={dropout}")
+    for dropout in (0.1, 0.3, 0.5):
+        done = line.copy.assay("run", "--pool", "cpu", *SMALL, "train.num_epochs=40", f"train.dropout_prob={dropout}")
         assert done.returncode == 0, done.stderr
     runs = f"{line.mlflow_url}/#/experiments/1/runs?workflowType=machine_learning"
     page.goto(runs)
     rows = page.get_by_role("checkbox", name="Press Space to toggle row selection (unchecked)")
-    expect(rows.nth(1)).to_be_visible()
+    expect(rows.nth(2)).to_be_visible()
     expect(page.get_by_text("MLflow Assistant").first).to_be_hidden()
-    rows.nth(0).click()
-    rows.nth(0).click()  # the first that is not selected yet: the second row
+    for _ in range(3):
+        rows.nth(0).click()  # the first that is not selected yet
     page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
+    expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
     expect(page.get_by_text("Parallel Coordinates Plot")).to_be_visible()
     expect(page.locator(".js-plotly-plot .parcoords, .js-plotly-plot svg").first).to_be_visible()
     expect(page.get_by_text("train.dropout_prob").first).to_be_visible()
