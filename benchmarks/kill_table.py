@@ -104,8 +104,10 @@ def outcome(line: Line, run: str) -> tuple[object, ...]:
     state = line.run(run)["state"]["name"]
     if state != "Completed":
         return (state,)
+    statuses = sorted(status for _, status in line.mlflow_runs(run))
+    if len(statuses) != 1:
+        return state, statuses
     epochs = line.epochs_logged(run)
-    statuses = [status for _, status in line.mlflow_runs(run)]
     return state, line.weights(run)[:16], len(epochs), len(set(epochs)), statuses
 
 

@@ -50,7 +50,7 @@ def nightly(project_dir: Path | None = None) -> RunRecord | State[str]:
         verb = "reused" if record.reused else "trained"
         ledger.close_night(due, f"{verb} {record.model_name} version {record.model_version}")
         ledger.close()
-    return record
+    return page.completed(record, page.describe(record))
 
 
 def _later_night(due: datetime) -> datetime | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import quote
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from prefect.utilities.urls import url_for
 
 from assay import progress
@@ -34,6 +35,7 @@ _EVERY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 _Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
 
 
 def _courtesy(show: Callable[_Args, None]) -> Callable[_Args, None]:
@@ -88,6 +90,21 @@ def mlflow_page(experiment_id: str, run_id: str) -> str | None:
     """Return the address of a run in MLflow's dashboard; None where no dashboard is known."""
     base = os.environ.get(MLFLOW_URL_VARIABLE)
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning" if base else None
+
+
+def completed(result: _Result, words: str) -> _Result:
+    """Return a flow's result so that its state says in words what came of it, on its page and in `assay status`."""
+    return cast(_Result, Completed(message=words, data=result))
+
+
+def describe(record: RunRecord) -> str:
+    """Return one line: what was registered or found again, and how good it is."""
+    low, high = record.intervals["accuracy"]
+    verb = "Reused" if record.reused else "Registered"
+    return (
+        f"{verb} {record.model_name} version {record.model_version}: test accuracy {record.metrics['accuracy']:.4f} "
+        f"({low:.4f} to {high:.4f})."
+    )
 
 
 def own_name() -> str | None:

@@ -170,7 +170,8 @@ def pipeline(
     """
     params = RunParams(split=split, model=model, train=train, evaluation=evaluation, device=device, registry=registry)
     with page.progress_shown():
-        return run_chain(find_project(project_dir), params)
+        record = run_chain(find_project(project_dir), params)
+    return page.completed(record, page.describe(record))
 
 
 def run_chain(project: Project, params: RunParams) -> RunRecord:

@@ -59,4 +59,4 @@ def train(
             run, _, trained = check_and_train(job, watch)
             tracker.finish_training(run.run_id)
     page.show_training(trained, run.experiment_id, run.run_id)
-    return trained
+    return page.completed(trained, f"{trained.describe()}.")

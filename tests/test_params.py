@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assay.errors import ParamsError
-from assay.params import AdamWParams, Params, SgdParams, flatten, load_params, parse_override
+from assay.params import AdamWParams, Params, SgdParams, flatten, load_params
+from assay.params_yaml import parse_override
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,18 +4,17 @@ A stage gets its own section (`TrainParams`), never the whole. A choice between 
 ``kind``. Every field says its unit in its name and its limits in its type, so a form can be drawn from it.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from assay.errors import ParamsError
 from assay.params_messages import explain
+from assay.params_yaml import assign, parse_override, read_mapping
 
 
 class Section(BaseModel):
@@ -324,32 +323,17 @@ def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
         ParamsError: The file is missing or no YAML mapping, a key is unknown or given twice, or a value has the
             wrong type or is out of range.
     """
-    values = _read_mapping(path)
+    values = read_mapping(path)
     origin: dict[str, str] = {}
     for override in overrides:
         dotted, value = parse_override(override)
-        _assign(values, dotted, value)
+        assign(values, dotted, value)
         origin[dotted] = "on the command line"
     try:
         return Params.model_validate(values)
     except ValidationError as error:
         sentences = [explain(problem, Params, path, origin) for problem in error.errors()]
         raise ParamsError("\n".join(sentences)) from error
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``train.num_epochs=3`` into its dotted path and its YAML value.
-
-    Raises:
-        ParamsError: There is no ``=``, no path, or the value is no YAML.
-    """
-    dotted, equals, raw = text.partition("=")
-    if not equals or not dotted.strip():
-        raise ParamsError(f"{text!r} on the command line: an override looks like train.num_epochs=3.")
-    try:
-        return dotted.strip(), _load_yaml(raw)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{text!r} on the command line: {raw!r} is not a YAML value.") from error
 
 
 def flatten(section: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -367,68 +351,3 @@ def flatten(section: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[st
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader that reads 1e-3 as a number and refuses a key given twice."""
-
-
-def _construct_unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    mapping: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
-        if key in mapping:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique_mapping)
-# YAML 1.1 wants a dot in 1e-3; people do not.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _load_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_UniqueKeyLoader)
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        values = _load_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read ({error.strerror}). Name a params file with --params.") from error
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "not valid YAML"
-        raise ParamsError(f"{where}: {problem}. Mend the YAML there.") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ParamsError(
-            f"{path}: holds a {type(values).__name__}, not sections such as 'train:'. Write 'section:' and "
-            "its keys below, indented."
-        )
-    return values
-
-
-def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set a dotted path; a new ``kind`` drops the other kind's own keys."""
-    *parents, last = dotted.split(".")
-    here = values
-    for name in parents:
-        if not isinstance(here.get(name), dict):
-            here[name] = {}
-        here = here[name]
-    if last == "kind" and here.get("kind") != value:
-        here.clear()
-    here[last] = value

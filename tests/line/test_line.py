@@ -1,5 +1,6 @@
 """The whole training line with its real parts: started, used, killed piece by piece, ended."""
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from assay.services.locks import hold
-from tests.line.line import Line, wait_for
+from tests.line.line import SMALL, Line, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -58,7 +59,7 @@ def test_status_shows_everything(line: Line) -> None:
     assert status["versions"]["prefect"] == "3.8.8"
     assert 0 < sum(info["memory_mb"] for info in status["services"].values()) < 1500
     shown = line.copy.assay("status")
-    for word in ("mlflow", "cpu-0", "none: runs wait", "next night", "torch 2.13.0"):
+    for word in ("mlflow", "cpu-0, cpu-1 free", "none: runs wait", "next night", "torch 2.13.0"):
         assert word in shown.stdout
 
 
@@ -92,6 +93,7 @@ def test_a_run_shows_its_way_and_its_end(line: Line) -> None:
     assert line.wait_for_end(run) == "Completed"
     [(mlflow_run, status)] = line.mlflow_runs(run)
     assert status == "FINISHED"
+    assert "Registered mnist5k-cnn version " in line.run(run)["state"]["message"]
     with line.api() as api:
         artifacts = api.filter("/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
     pages = {artifact["key"]: artifact for artifact in artifacts}
@@ -101,6 +103,16 @@ def test_a_run_shows_its_way_and_its_end(line: Line) -> None:
     assert mlflow_run in pages["result"]["data"]
     for words in ("train: epoch 1:", "register: "):  # logs come a moment later
         wait_for(lambda words=words: any(log["message"].startswith(words) for log in line.logs(run)))  # type: ignore[misc]
+
+
+def test_a_run_in_the_own_process_is_in_the_same_prefect(line: Line) -> None:
+    done = line.copy.assay("run", "--json", *SMALL, "train.num_epochs=2")
+    assert done.returncode == 0, done.stderr
+    run_id = json.loads(done.stdout)["run_id"]
+    query = "select value from tags where run_uuid = ? and key = 'assay.prefect.flow_run'"
+    [(page,)] = line.rows("mlflow.db", query, run_id)
+    assert page.startswith(f"{line.url}/runs/flow-run/")
+    assert not (line.home / "prefect" / "server.log").exists()  # of a Prefect of its own
 
 
 @pytest.mark.parametrize(

@@ -190,9 +190,9 @@ def _show(found: "Status") -> None:
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
-    for slot, holder in found.devices.items():
-        if holder is not None:
-            facts.add_row(slot, f"flow run {holder}")
+    free = [slot for slot, holder in found.devices.items() if holder is None]
+    busy = [f"{slot} has flow run {holder}" for slot, holder in found.devices.items() if holder is not None]
+    facts.add_row("devices", "; ".join([*([f"{', '.join(free)} free"] if free else []), *busy]))
     facts.add_row("next night", found.next_night or "none planned")
     for number, run in enumerate(found.last_runs):
         words = f"{run['flow']} {run['name']}: {run['state']}"

@@ -22,7 +22,7 @@ from assay.services.servers import Server, mlflow_server, prefect_server
 from assay.services.settings import Settings, credentials, read_settings, running, server_environment
 from assay.services.slots import Slot, find_slots
 from assay.services.supervisor import Supervisor
-from assay.tracking.store import find_store, open_client
+from assay.tracking.store import Store, find_store, open_client
 
 _READY_SECONDS = 180.0
 _SERVER_STOP_SECONDS = 15
@@ -62,7 +62,7 @@ def up(project: Project, params: Params, say: Say) -> Settings:
             say(f"Starting {', '.join(started)}.")
         supervisor.apply(programs)
         supervisor.start_stopped()
-        settings = _settings(params, servers, slots)
+        settings = _settings(project, params, servers, slots)
         _wait_for_servers(servers, supervisor, paths)
         for change in _ensure_line(project, params, settings, slots):
             say(f"{change[0].upper()}{change[1:]}.")
@@ -101,34 +101,33 @@ def down(project: Project, say: Say) -> bool:
     return was_running or bool(runs)
 
 
-def _servers(project: Project, params: Params) -> tuple[Server, Server]:
-    services, auth = params.services, credentials()
-    return (
-        prefect_server(
-            project.home / "prefect",
-            host=services.host,
-            port=services.prefect_port,
-            allowed_hosts=services.allowed_hosts,
-            auth=auth,
-        ),
-        mlflow_server(
-            find_store(project),
-            host=services.host,
-            port=services.mlflow_port,
-            allowed_hosts=services.allowed_hosts,
-            auth=auth,
-        ),
-    )
+def _servers(project: Project, params: Params) -> tuple[Server, ...]:
+    """Prefect, and MLflow unless ``MLFLOW_TRACKING_URI`` names a server that is there already."""
+    services, auth, store = params.services, credentials(), find_store(project)
+    home, names = project.home / "prefect", services.allowed_hosts
+    prefect = prefect_server(home, services.host, services.prefect_port, names, auth)
+    if _is_a_server(store):
+        return (prefect,)
+    return prefect, mlflow_server(store, services.host, services.mlflow_port, names, auth)
+
+
+def _is_a_server(store: Store) -> bool:
+    return store.uri.startswith(("http://", "https://"))
+
+
+def _mlflow_url(project: Project, servers: tuple[Server, ...]) -> str:
+    """Where a browser finds MLflow."""
+    own = [server.url for server in servers if server.name == "mlflow"]
+    return own[0] if own else find_store(project).shown_uri
 
 
 _SERVER_PRIORITY, _KEEPER_PRIORITY, _WORKER_PRIORITY = 10, 20, 30
 
 
 def _programs(
-    project: Project, params: Params, servers: tuple[Server, Server], slots: tuple[Slot, ...]
+    project: Project, params: Params, servers: tuple[Server, ...], slots: tuple[Slot, ...]
 ) -> tuple[Program, ...]:
-    prefect, mlflow = servers
-    client = _client_environment(project, prefect, mlflow)
+    client = _client_environment(project, servers)
     return (
         *(
             Program(server.name, server.command, server.environment, _SERVER_STOP_SECONDS, _SERVER_PRIORITY)
@@ -154,9 +153,9 @@ def _programs(
     )
 
 
-def _client_environment(project: Project, prefect: Server, mlflow: Server) -> dict[str, str]:
+def _client_environment(project: Project, servers: tuple[Server, ...]) -> dict[str, str]:
     """What the keeper, the workers and their runs need to know of the servers."""
-    return server_environment(prefect.url, mlflow.url) | {
+    return server_environment(servers[0].url, _mlflow_url(project, servers)) | {
         "PREFECT_HOME": str(project.home / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_LEVEL": "INFO",
@@ -225,18 +224,18 @@ def _prepare_store(project: Project) -> None:
         open_client(project, store)
 
 
-def _settings(params: Params, servers: tuple[Server, Server], slots: tuple[Slot, ...]) -> Settings:
+def _settings(project: Project, params: Params, servers: tuple[Server, ...], slots: tuple[Slot, ...]) -> Settings:
     return Settings(
         host=params.services.host,
         prefect_url=servers[0].url,
-        mlflow_url=servers[1].url,
+        mlflow_url=_mlflow_url(project, servers),
         has_auth=credentials() is not None,
         slots=tuple(slot.name for slot in slots),
         started_ms=time.time_ns() // 1_000_000,
     )
 
 
-def _wait_for_servers(servers: tuple[Server, Server], supervisor: Supervisor, paths: ServicePaths) -> None:
+def _wait_for_servers(servers: tuple[Server, ...], supervisor: Supervisor, paths: ServicePaths) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     for server in servers:
         while not _answers(server):

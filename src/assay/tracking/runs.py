@@ -196,7 +196,7 @@ class Tracker:
             trained_only = run.data.tags.get(STAGE_TAG) == TRAINED
             if run.info.status == "KILLED" or (run.info.status == "FINISHED" and not trained_only):
                 continue
-            if usable is None and (resumable or not run.data.metrics):
+            if usable is None and (resumable or not _has_curve(run)):
                 usable = run
             elif run.info.status == "RUNNING":
                 self.client.set_tag(run.info.run_id, FAILURE_TAG, "killed; started again without its checkpoint")
@@ -309,7 +309,7 @@ class Tracker:
         """Mark the run FAILED with its reason when the block raises, and let the error pass."""
         try:
             yield
-        except (Exception, KeyboardInterrupt) as error:
+        except BaseException as error:  # also what Prefect makes of SIGTERM
             try:
                 self.fail(run_id, f"{type(error).__name__}: {error}")
             except ServiceError:
@@ -421,3 +421,8 @@ def service_errors(store: Store) -> Iterator[None]:
         if not isinstance(error, MlflowException):
             raise
         raise ServiceError(f"{store.shown_uri}: {str(error).splitlines()[0]}") from error
+
+
+def _has_curve(run: "Run") -> bool:
+    """Whether training has logged anything; MLflow notes the use of the machine as soon as a run starts."""
+    return any(not name.startswith("system/") for name in run.data.metrics)
