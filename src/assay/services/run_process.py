@@ -34,6 +34,7 @@ _SLOW_IMPORTS = (
     *("torch", "mlflow.tracking", "sklearn.metrics", "pandas", "pyarrow.parquet", "scipy.stats", "safetensors.torch"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image"),
 )
+_PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 _RUN_VARIABLES = "PREFECT"  # they are another run's each time, and nothing that is imported ahead reads them
 
 
@@ -67,8 +68,9 @@ def _other_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _packages_as_they_are() -> dict[str, int]:
     """When each folder of packages, and each file of this package that is imported, was changed (Unix time, ns)."""
+    folders = [entry for entry in sys.path if Path(entry).name in _PACKAGE_FOLDERS]
     own = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "assay"]
-    files = [Path(entry) for entry in (*sys.path, *own) if entry]
+    files = [Path(entry) for entry in (*folders, *own) if entry]
     return {str(file): file.stat().st_mtime_ns for file in files if file.exists()}
 
 
