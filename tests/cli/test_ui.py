@@ -13,13 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.ports import free_port
+
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def status_of(port: int, host: str) -> int | None:

@@ -17,7 +17,7 @@ import psutil
 
 from assay.services.api import PrefectApi
 from tests.copies import Copy
-from tests.services.ports import free_port
+from tests.ports import free_port
 
 SMALL = (
     "train.augmentation.kind=none",

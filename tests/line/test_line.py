@@ -316,6 +316,38 @@ def test_only_the_latest_missed_night_runs(line: Line) -> None:
     assert taken == 1
 
 
+def test_two_nights_at_once_train_once(line: Line) -> None:
+    [(before,)] = line.rows("mlflow.db", "select count(*) from model_versions")
+    runs = []
+    for _ in range(2):
+        done = line.copy.assay("nightly", "--detach", "--json")
+        assert done.returncode == 0, done.stderr
+        runs.append(str(json.loads(done.stdout)["flow_run_id"]))
+    assert {line.wait_for_end(run) for run in runs} == {"Completed"}
+    messages = sorted(line.run(run)["state"]["message"].partition(" ")[0] for run in runs)
+    assert messages in (["Registered", "Reused"], ["Reused", "Reused"])
+    [(after,)] = line.rows("mlflow.db", "select count(*) from model_versions")
+    assert after - before == messages.count("Registered")
+
+
+def test_another_schedule_replaces_the_planned_nights(line: Line) -> None:
+    def planned() -> list[str]:
+        with line.api() as api:
+            wanted = {"deployments": {"name": {"any_": ["nightly"]}}, "limit": 200}
+            scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+            return sorted(run["expected_start_time"] for run in api.filter("/flow_runs/filter", wanted | scheduled))
+
+    changed = line.up("schedule.cron=30 3 * * *", "schedule.timezone=Europe/Berlin")
+    assert "Deployment nightly changed." in changed.stderr
+    due = wait_for(planned)
+    assert len(set(due)) == len(due)
+    assert all(("T02:30" in night) or ("T01:30" in night) for night in due)  # UTC, in winter and in summer
+    line.up("schedule.enabled=false")
+    wait_for(lambda: planned() == [])
+    line.up()
+    assert all("T02:00" in night for night in wait_for(planned))
+
+
 def test_secrets_are_in_no_log_no_process_list_and_no_readable_file(line: Line) -> None:
     secret = "s3cret-of-the-line"
     line.down()

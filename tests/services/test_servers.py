@@ -17,7 +17,7 @@ from assay.errors import ServiceError
 from assay.project import find_project
 from assay.services.servers import Server, mlflow_server, prefect_server
 from assay.tracking.store import Store, find_store, open_client
-from tests.services.ports import free_port
+from tests.ports import free_port
 
 USER, PASSWORD = "anna", "s3cret-of-the-test"
 ROUTES = Path(__file__).with_name("list_routes.py")

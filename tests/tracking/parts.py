@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from assay.records import (
     Splits,
     StepRecords,
 )
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 START_MS = 1_760_000_000_000
@@ -120,12 +120,6 @@ def make_steps(first: int, last: int) -> StepRecords:
 
 def default_params() -> Params:
     return Params.model_validate({"registry": {"experiment": "unit", "model_name": "digits-cnn"}})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def server_settings(port: int) -> dict[str, str]:

@@ -17,7 +17,8 @@ from assay.project import Project
 from assay.tracking import store as store_module
 from assay.tracking.runs import Tracker
 from assay.tracking.store import find_store, probe
-from tests.tracking.parts import free_port, make_project
+from tests.ports import free_port
+from tests.tracking.parts import make_project
 
 OPEN = """
 import sys
