@@ -74,7 +74,10 @@ def submit_by_form(page: Page, line: Line, name: str) -> None:
     field(page, "num_epochs").locator("input").fill("40")
     field(page, "num_bootstrap").locator("input").fill("100")
     page.get_by_role("button", name="Submit").click()
-    page.get_by_role("link", name=name).first.click()
+    # The message slides in, which a click of the mouse would wait out and miss.
+    page.get_by_role("button", name="View run").first.dispatch_event("click")
+    expect(page.get_by_text(name).first).to_be_visible()
+    expect(page.get_by_text("Task Runs", exact=True)).to_be_visible()
 
 
 def test_the_form_has_every_parameter_and_refuses_a_bad_value(page: Page, line: Line) -> None:
@@ -101,6 +104,9 @@ def test_a_run_from_the_form_to_mlflow_and_back(page: Page, browser: BrowserCont
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
     expect(page.get_by_text("train: epoch 1:").first).to_be_visible()
     flow_run_page = page.url.partition("?")[0]
+    page.reload()
+    expect(page.get_by_text("train: epoch 1:").first).to_be_visible()
+    page.wait_for_timeout(1000)  # the timeline is drawn in steps
     shoot(page, "run")
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_role("link", name=re.compile("result")).first.click()
