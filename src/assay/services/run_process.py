@@ -2,7 +2,7 @@
 
     python -m assay.services.run_process SLOT WORKER_PID [FLOW_RUN_ID]
 
-Importing torch, MLflow, scikit-learn and matplotlib is most of the time between a submitted form and the first step, so
+Importing torch, scikit-learn and matplotlib is much of the time between a submitted form and the first step, so
 a worker keeps one such process waiting with them imported; it reads its run from standard input, as JSON. What
 somebody may have changed since is not imported ahead: neither assay nor the flows nor prefect, which reads its
 settings then. Where a package or a variable did change, the process starts over.
@@ -31,7 +31,7 @@ ALREADY_RUNNING = 75  # sysexits.h, EX_TEMPFAIL
 """Exit code of a process that finds its flow run executed by another one."""
 
 _SLOW_IMPORTS = (
-    *("torch", "mlflow.tracking", "sklearn.metrics", "pandas", "pyarrow.parquet", "scipy.stats", "safetensors.torch"),
+    *("torch", "sklearn.metrics", "scipy.stats", "safetensors.torch"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image"),
 )
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
