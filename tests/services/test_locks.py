@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from assay.services.locks import hold, holder
@@ -53,3 +55,48 @@ def test_looking_does_not_keep_anybody_out(tmp_path: Path) -> None:
     assert holder(file) is None
     with hold(file, {}, wait=False) as is_ours:
         assert is_ours
+
+
+LOOK_FOR_EVER = """
+import sys
+from pathlib import Path
+from assay.services.locks import holder
+print("looking", flush=True)
+while True:
+    holder(Path(sys.argv[1]))
+"""
+
+
+def test_who_looks_stands_in_nobodys_way(tmp_path: Path) -> None:
+    file = tmp_path / "run.lock"
+    file.touch()
+    with subprocess.Popen([sys.executable, "-c", LOOK_FOR_EVER, str(file)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            for _ in range(3000):
+                with hold(file, {}, wait=False) as is_ours:
+                    assert is_ours
+        finally:
+            process.kill()
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    """Whoever waited for the old file has a lock that nobody can see."""
+    file = tmp_path / "run.lock"
+    waiting = threading.Event()
+    seen: list[dict[str, object] | None] = []
+
+    def wait_and_look() -> None:
+        waiting.set()
+        with hold(file, {"flow_run_id": "next"}, wait=True):
+            seen.append(holder(file))
+
+    thread = threading.Thread(target=wait_and_look)
+    with hold(file, {"flow_run_id": "first"}, wait=False):
+        thread.start()
+        waiting.wait()
+        time.sleep(0.1)  # for the other one to have opened the file
+        file.unlink()
+    thread.join()
+    assert seen == [{"pid": os.getpid(), "flow_run_id": "next"}]
