@@ -1,5 +1,6 @@
 """The nightly run: the whole chain with the params.yaml of the night, once a night."""
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,15 +42,13 @@ def nightly(project_dir: Path | None = None) -> RunRecord | State[str]:
         later = _later_night(due)
         if later is not None:
             return _skipped(f"The night of {later:%Y-%m-%d %H:%M %Z} is due too: after a pause only the latest runs.")
-        ledger = Ledger(project)
-        owner = ledger.take_night(due, own_id)
-        if owner is not None:
-            return _skipped(f"The night of {due:%Y-%m-%d %H:%M %Z} was taken by flow run {owner}.")
-        with page.progress_shown():
-            record = run_chain(project, load_params(project.params_file).of_run())
-        verb = "reused" if record.reused else "trained"
-        ledger.close_night(due, f"{verb} {record.model_name} version {record.model_version}")
-        ledger.close()
+        with closing(Ledger(project)) as ledger:
+            owner = ledger.take_night(due, own_id)
+            if owner is not None:
+                return _skipped(f"The night of {due:%Y-%m-%d %H:%M %Z} was taken by flow run {owner}.")
+            with page.progress_shown():
+                record = run_chain(project, load_params(project.params_file).of_run())
+            ledger.close_night(due, page.describe(record))
     return page.completed(record, page.describe(record))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from assay.errors import ServiceError
 from assay.project import find_project
-from assay.services.servers import Server, mlflow_server, prefect_server
+from assay.services.servers import Access, Server, mlflow_server, prefect_server
 from assay.tracking.store import Store, find_store, open_client
 from tests.ports import free_port
 
@@ -35,10 +35,10 @@ def servers(folder: Path) -> Iterator[dict[str, Server]]:
     project.make_home()
     store = find_store(project)
     open_client(project, store)
-    auth = f"{USER}:{PASSWORD}"
+    access = Access(auth=f"{USER}:{PASSWORD}")
     found = {
-        "prefect": prefect_server(project.home / "prefect", port=free_port(), auth=auth),
-        "mlflow": mlflow_server(store, port=free_port(), auth=auth),
+        "prefect": prefect_server(project.home / "prefect", free_port(), access),
+        "mlflow": mlflow_server(store, free_port(), access),
     }
     processes = []
     try:
@@ -181,21 +181,17 @@ STORE = Store("sqlite:////nowhere/mlflow.db", None, Path("/nowhere/mlflow.db"))
     ],
 )
 def test_other_machines_need_credentials_and_a_name(
-    host: str, allowed_hosts: tuple[str, ...], auth: str | None, missing: str, tmp_path: Path
+    host: str, allowed_hosts: tuple[str, ...], auth: str | None, missing: str
 ) -> None:
-    for make in (
-        lambda: prefect_server(tmp_path, host=host, allowed_hosts=allowed_hosts, auth=auth),
-        lambda: mlflow_server(STORE, host=host, allowed_hosts=allowed_hosts, auth=auth),
-    ):
-        with pytest.raises(ServiceError, match=f"services.host={host}") as refused:
-            make()
-        assert missing in str(refused.value)
-        assert "secret" not in str(refused.value)
+    with pytest.raises(ServiceError, match=f"services.host={host}") as refused:
+        Access(host, allowed_hosts, auth)
+    assert missing in str(refused.value)
+    assert "secret" not in str(refused.value)
 
 
-def test_a_name_is_no_address(tmp_path: Path) -> None:
+def test_a_name_is_no_address() -> None:
     with pytest.raises(ServiceError, match="must be an IP address"):
-        prefect_server(tmp_path, host="train.example.org", allowed_hosts=["train.example.org"], auth="a:b")
+        Access("train.example.org", ("train.example.org",), "a:b")
 
 
 def hosts_of(server: Server) -> list[str]:
@@ -204,12 +200,12 @@ def hosts_of(server: Server) -> list[str]:
 
 
 def test_allowed_hosts_are_taken_with_and_without_the_port(tmp_path: Path) -> None:
-    server = prefect_server(tmp_path, host="0.0.0.0", port=4200, allowed_hosts=["Train.example.org"], auth="a:b")
+    server = prefect_server(tmp_path, 4200, Access("0.0.0.0", ("Train.example.org",), "a:b"))
     assert server.url == "http://127.0.0.1:4200"
     assert hosts_of(server) == [
         *("127.0.0.1:4200", "localhost:4200", "[::1]:4200"),
-        *("train.example.org", "train.example.org:4200"),
+        *("train.example.org:4200", "train.example.org"),
     ]
-    other = mlflow_server(STORE, host="192.168.1.5", port=5000, allowed_hosts=["a:8443"], auth="a:b")
+    other = mlflow_server(STORE, 5000, Access("192.168.1.5", ("a:8443",), "a:b"))
     assert hosts_of(other) == ["192.168.1.5:5000", "a:8443"]
     assert "a:b" not in " ".join(other.command)

@@ -9,7 +9,6 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import assay
@@ -54,9 +53,7 @@ def _add_run(commands: Any) -> None:
         description="Run the whole chain in this process; no server has to be started first. A run whose data, "
         "params, code and packages are those of a finished one is not trained again.",
     )
-    run.add_argument("--params", type=Path, metavar="FILE", help="params file (default: the project's params.yaml)")
-    run.add_argument("--json", action="store_true", help="one JSON record on stdout, human text on stderr")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.num_epochs=3")
+    services.add_params(run, "train.num_epochs=3")
     services.add_pool(run, default=None)
     run.set_defaults(run=_run)
 

@@ -22,7 +22,7 @@ def register(commands: Any) -> None:
         description="Start the servers, pools, workers and deployments of this project, or repair what is missing. "
         "A second call changes nothing else.",
     )
-    _add_params(start)
+    add_params(start, "services.mlflow_port=5001")
     start.add_argument(
         "--host", help="address to listen on (default: 127.0.0.1); others need ASSAY_AUTH and allowed hosts"
     )
@@ -43,7 +43,7 @@ def register(commands: Any) -> None:
         help="train in a pool and choose on val; test is not looked at",
         description="Send a training to a pool of `assay up` and follow it; nothing is registered.",
     )
-    _add_params(train)
+    add_params(train, "train.num_epochs=3")
     add_pool(train, default="cpu")
     train.set_defaults(run=submit_train)
     nightly = commands.add_parser("nightly", help="start the nightly run now", description="Start the nightly run now.")
@@ -59,10 +59,11 @@ def add_pool(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument("--detach", action="store_true", help="with a pool: do not wait for its end")
 
 
-def _add_params(parser: argparse.ArgumentParser) -> None:
+def add_params(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add ``--params``, ``--json`` and overrides."""
     parser.add_argument("--params", type=Path, metavar="FILE", help="params file (default: the project's params.yaml)")
     parser.add_argument("--json", action="store_true", help="one JSON record on stdout, human text on stderr")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. services.mlflow_port=5001")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"e.g. {example}")
 
 
 def up(args: argparse.Namespace) -> int:

@@ -24,13 +24,13 @@ def serve(args: argparse.Namespace) -> int:
     """
     project = find_project()
     store = find_store(project)
-    if store.uri.startswith("http"):
+    if store.is_server:
         raise ServiceError(f"MLFLOW_TRACKING_URI={store.shown_uri} has a dashboard of its own: open that address.")
     _check_port(args.port)
     project.make_home()
     if store.is_new:
         open_client(project, store)
-    server = mlflow_server(store, port=args.port)
+    server = mlflow_server(store, args.port)
     sys.stderr.write(f"MLflow dashboard of {project.root}: {server.url}{_COMPARE_PAGE.format('1')}  (Ctrl+C ends it)\n")
     sys.stderr.flush()
     os.chdir(project.home)

@@ -33,7 +33,7 @@ class ServicePaths:
 
     @property
     def supervisor_file(self) -> Path:
-        """Configuration of the supervisor; holds the secrets of its programs, mode 0600."""
+        """Configuration of the supervisor; the secrets of its programs are elsewhere."""
         return self.folder / "supervisord.conf"
 
     @property

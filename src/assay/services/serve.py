@@ -32,7 +32,7 @@ class Serving(Record):
         host: Address to listen on.
         port: Port to listen on.
         hosts: Exact values of ``Host`` that are let through.
-        open_paths: Paths that answer without credentials.
+        health_path: Path that answers 200 when all is well, without credentials.
         closed_paths: Beginnings of paths that are switched off.
         page_head: HTML that is added to the head of the page at ``/``; empty for nothing.
         auth: ``user:password``, or None.
@@ -43,7 +43,7 @@ class Serving(Record):
     host: str
     port: int
     hosts: tuple[str, ...]
-    open_paths: tuple[str, ...]
+    health_path: str
     closed_paths: tuple[str, ...]
     page_head: str
     auth: str | None
@@ -54,7 +54,7 @@ def main() -> None:
     serving = Serving.from_json(json.loads(os.environ.pop(SERVE_VARIABLE)))
     os.umask(0o077)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    rules = Rules(frozenset(serving.hosts), serving.auth, frozenset(serving.open_paths), serving.closed_paths)
+    rules = Rules(frozenset(serving.hosts), serving.auth, frozenset({serving.health_path}), serving.closed_paths)
     uvicorn.run(
         Guard(_load(serving), rules),
         host=serving.host,

@@ -3,7 +3,6 @@
 import ipaddress
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,27 +54,77 @@ class Server:
         return self.url + self.health_path
 
 
-def prefect_server(
-    home: Path,
-    host: str = "127.0.0.1",
-    port: int = 4200,
-    allowed_hosts: Iterable[str] = (),
-    auth: str | None = None,
-) -> Server:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise ServiceError(
+            f"services.host={host}: must be an IP address of this machine, e.g. 127.0.0.1 or 0.0.0.0. "
+            "Names that browsers use go into services.allowed_hosts."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where both servers listen, and who may speak to them.
+
+    Attributes:
+        host: Address to listen on.
+        allowed_hosts: Names, besides its addresses, under which browsers reach them.
+        auth: ``user:password``, or None.
+
+    Raises:
+        ServiceError: Other machines could reach them and nothing would protect them.
+    """
+
+    host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
+    auth: str | None = None
+
+    def __post_init__(self) -> None:
+        if _address(self.host).is_loopback or (self.auth and self.allowed_hosts):
+            return
+        missing = [f"{AUTH_VARIABLE}=USER:PASSWORD in the environment"] * (not self.auth)
+        missing += ["services.allowed_hosts in params.yaml"] * (not self.allowed_hosts)
+        raise ServiceError(
+            f"services.host={self.host}: other machines could reach the servers there. "
+            f"That needs {' and '.join(missing)}. Set {'both' if len(missing) > 1 else 'it'}, or stay on 127.0.0.1."
+        )
+
+    def hosts(self, port: int) -> tuple[str, ...]:
+        """Return every exact ``Host`` that is let through to a port."""
+        address = _address(self.host)
+        names = ["127.0.0.1", "localhost", "[::1]"] if address.is_loopback or address.is_unspecified else []
+        own = [] if names else [_bracketed(self.host)]
+        wanted = [name.lower() for name in self.allowed_hosts]
+        with_port = [f"{name}:{port}" for name in (*names, *own, *filter(_has_no_port, wanted))]
+        return (*with_port, *(name for name in wanted if name not in with_port))
+
+
+LOOPBACK = Access()
+"""This machine only, without credentials."""
+
+
+def prefect_server(home: Path, port: int, access: Access = LOOPBACK) -> Server:
     """Return the Prefect server of a project.
 
     Args:
         home: Folder of its database.
-        host: Address to listen on.
         port: Port to listen on.
-        allowed_hosts: Names, besides its addresses, under which browsers reach it.
-        auth: ``user:password``, or None.
-
-    Raises:
-        ServiceError: Other machines could reach it and nothing would protect it.
+        access: Where it listens, and for whom; on loopback by default.
     """
-    hosts = _hosts(host, port, tuple(allowed_hosts), auth)
-    serving = Serving("assay.services.prefect_app:create_app", True, host, port, hosts, ("/api/health",), (), "", auth)
+    hosts = access.hosts(port)
+    serving = Serving(
+        app="assay.services.prefect_app:create_app",
+        is_factory=True,
+        host=access.host,
+        port=port,
+        hosts=hosts,
+        health_path="/api/health",
+        closed_paths=(),
+        page_head="",
+        auth=access.auth,
+    )
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": "",  # its own services talk to it in memory
@@ -85,31 +134,28 @@ def prefect_server(
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
-    return _server("prefect", serving, environment, "/api/health")
+    return _server("prefect", serving, environment)
 
 
-def mlflow_server(
-    store: Store,
-    host: str = "127.0.0.1",
-    port: int = 5000,
-    allowed_hosts: Iterable[str] = (),
-    auth: str | None = None,
-) -> Server:
+def mlflow_server(store: Store, port: int, access: Access = LOOPBACK) -> Server:
     """Return the MLflow server of a project: one process, without the job runners.
 
     Args:
         store: Where runs and models are kept.
-        host: Address to listen on.
         port: Port to listen on.
-        allowed_hosts: Names, besides its addresses, under which browsers reach it.
-        auth: ``user:password``, or None.
-
-    Raises:
-        ServiceError: Other machines could reach it and nothing would protect it.
+        access: Where it listens, and for whom; on loopback by default.
     """
-    hosts = _hosts(host, port, tuple(allowed_hosts), auth)
+    hosts = access.hosts(port)
     serving = Serving(
-        "mlflow.server.fastapi_app:app", False, host, port, hosts, ("/health",), _SWITCHED_OFF, _NO_ASSISTANT, auth
+        app="mlflow.server.fastapi_app:app",
+        is_factory=False,
+        host=access.host,
+        port=port,
+        hosts=hosts,
+        health_path="/health",
+        closed_paths=_SWITCHED_OFF,
+        page_head=_NO_ASSISTANT,
+        auth=access.auth,
     )
     environment = {
         # What `mlflow server` hands to the processes it starts.
@@ -121,44 +167,13 @@ def mlflow_server(
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in hosts),
     }
-    return _server("mlflow", serving, environment, "/health")
+    return _server("mlflow", serving, environment)
 
 
-def _server(name: str, serving: Serving, environment: dict[str, str], health_path: str) -> Server:
+def _server(name: str, serving: Serving, environment: dict[str, str]) -> Server:
     told = {SERVE_VARIABLE: json.dumps(serving.to_json())}
     command = (sys.executable, "-m", "assay.services.serve", name)
-    return Server(name, serving.host, serving.port, command, _QUIET | environment | told, health_path)
-
-
-def _hosts(host: str, port: int, allowed_hosts: tuple[str, ...], auth: str | None) -> tuple[str, ...]:
-    """Every exact ``Host`` that is let through, or a refusal to listen at all."""
-    address = _address(host)
-    if not address.is_loopback and not (auth and allowed_hosts):
-        missing = [f"{AUTH_VARIABLE}=USER:PASSWORD in the environment"] * (not auth)
-        missing += ["services.allowed_hosts in params.yaml"] * (not allowed_hosts)
-        raise ServiceError(
-            f"services.host={host}: other machines could reach the servers there. "
-            f"That needs {' and '.join(missing)}. Set {'both' if len(missing) > 1 else 'it'}, or stay on 127.0.0.1."
-        )
-    own = [] if address.is_loopback or address.is_unspecified else [_bracketed(host)]
-    names = ["127.0.0.1", "localhost", "[::1]"] if address.is_loopback or address.is_unspecified else []
-    wanted = [name.lower() for name in allowed_hosts]
-    return tuple(
-        dict.fromkeys(
-            [f"{name}:{port}" for name in (*names, *own)]
-            + [name for wish in wanted for name in (wish, *([f"{wish}:{port}"] if _has_no_port(wish) else []))]
-        )
-    )
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError as error:
-        raise ServiceError(
-            f"services.host={host}: must be an IP address of this machine, e.g. 127.0.0.1 or 0.0.0.0. "
-            "Names that browsers use go into services.allowed_hosts."
-        ) from error
+    return Server(name, serving.host, serving.port, command, _QUIET | environment | told, serving.health_path)
 
 
 def _bracketed(host: str) -> str:

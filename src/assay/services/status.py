@@ -3,9 +3,10 @@
 import importlib.metadata
 import shutil
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import psutil
@@ -163,14 +164,10 @@ def _last_runs(api: PrefectApi) -> list[dict[str, Any]]:
 
 
 def _local(moment: str, zone: str | None) -> str:
-    from zoneinfo import ZoneInfo
-
     return datetime.fromisoformat(moment).astimezone(ZoneInfo(zone or "UTC")).isoformat(timespec="minutes")
 
 
 def _now() -> str:
-    from datetime import UTC
-
     return datetime.now(UTC).isoformat()
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -18,6 +19,8 @@ from assay.services.settings import Settings, credentials, read_settings
 
 _ENDED = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _LOOK_SECONDS = 0.5
+_DECIDED_SECONDS = 15.0
+"""Within this time the keeper has started a run again that crashed."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +107,17 @@ def watch(project: Project, flow_run_id: str) -> Iterator[Mapping[str, Any]]:
             if (state["name"], state["message"]) != last:
                 last = (state["name"], state["message"])
                 yield state
-            if state["type"] in _ENDED and not _will_be_retried(project, state):
+            if state["type"] in _ENDED and not _will_be_retried(state):
                 return
             time.sleep(_LOOK_SECONDS)
 
 
-def _will_be_retried(project: Project, state: Mapping[str, Any]) -> bool:
+def _will_be_retried(state: Mapping[str, Any]) -> bool:
     """Whether the keeper may start a run again: it decides within seconds of the crash."""
     if state["type"] != "CRASHED":
         return False
-    from datetime import UTC, datetime
-
     age = datetime.now(UTC) - datetime.fromisoformat(state["timestamp"])
-    return age.total_seconds() < 15
+    return age.total_seconds() < _DECIDED_SECONDS
 
 
 def _require_up(project: Project) -> Settings:

@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import psutil
@@ -18,11 +19,11 @@ from assay.services.api import PrefectApi
 from assay.services.child import GRACE_SECONDS
 from assay.services.paths import ServicePaths
 from assay.services.programs import Program, read_programs
-from assay.services.servers import Server, mlflow_server, prefect_server
+from assay.services.servers import Access, Server, mlflow_server, prefect_server
 from assay.services.settings import Settings, credentials, read_settings, running, server_environment
 from assay.services.slots import Slot, find_slots
 from assay.services.supervisor import Supervisor
-from assay.tracking.store import Store, find_store, open_client
+from assay.tracking.store import find_store, open_client
 
 _READY_SECONDS = 180.0
 _SERVER_STOP_SECONDS = 15
@@ -68,7 +69,7 @@ def up(project: Project, params: Params, say: Say) -> Settings:
             say(f"{change[0].upper()}{change[1:]}.")
         _wait_for_workers(settings, supervisor, paths)
         known = read_settings(paths)
-        if known is None or started:
+        if known is None or started or replace(known, started_ms=settings.started_ms) != settings:
             replace_file(paths.settings_file, json.dumps(settings.to_json(), indent=1).encode())
         return settings
 
@@ -103,16 +104,12 @@ def down(project: Project, say: Say) -> bool:
 
 def _servers(project: Project, params: Params) -> tuple[Server, ...]:
     """Prefect, and MLflow unless ``MLFLOW_TRACKING_URI`` names a server that is there already."""
-    services, auth, store = params.services, credentials(), find_store(project)
-    home, names = project.home / "prefect", services.allowed_hosts
-    prefect = prefect_server(home, services.host, services.prefect_port, names, auth)
-    if _is_a_server(store):
+    services, store = params.services, find_store(project)
+    access = Access(services.host, services.allowed_hosts, credentials())
+    prefect = prefect_server(project.home / "prefect", services.prefect_port, access)
+    if store.is_server:
         return (prefect,)
-    return prefect, mlflow_server(store, services.host, services.mlflow_port, names, auth)
-
-
-def _is_a_server(store: Store) -> bool:
-    return store.uri.startswith(("http://", "https://"))
+    return prefect, mlflow_server(store, services.mlflow_port, access)
 
 
 def _mlflow_url(project: Project, servers: tuple[Server, ...]) -> str:

@@ -60,6 +60,11 @@ class Store:
         return self.database is not None and not self.database.exists()
 
     @property
+    def is_server(self) -> bool:
+        """Whether it is an MLflow server, which has a dashboard of its own."""
+        return urllib.parse.urlsplit(self.uri).scheme in ("http", "https")
+
+    @property
     def shown_uri(self) -> str:
         """The URI without its password."""
         return _masked(self.uri)
@@ -134,7 +139,7 @@ def probe(store: Store) -> None:
     """
     parts = urllib.parse.urlsplit(store.uri)
     try:
-        if parts.scheme in ("http", "https"):
+        if store.is_server:
             address = parts._replace(netloc=parts.netloc.rpartition("@")[2])
             _probe_http(f"{address.geturl()}/health")
         elif parts.scheme.startswith("postgresql"):
