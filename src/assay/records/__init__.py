@@ -1,0 +1,44 @@
+"""What the stages hand to each other: small, frozen, typed and JSON-able.
+
+Tasks exchange these records and the paths in them, never tensors or modules.
+"""
+
+from assay.records.ablation import (
+    BASELINE,
+    AblationPlan,
+    AblationRecord,
+    Contrast,
+    Trial,
+    Variant,
+    VariantSummary,
+    Verdict,
+)
+from assay.records.base import Record
+from assay.records.data import DataRef, DataReport, Splits
+from assay.records.evaluation import ClassMetrics, Evaluation, Interval
+from assay.records.runs import ModelRef, RunKey, RunRecord
+from assay.records.training import EpochRecord, StepRecords, TrainResult
+
+__all__ = [
+    "BASELINE",
+    "AblationPlan",
+    "AblationRecord",
+    "ClassMetrics",
+    "Contrast",
+    "DataRef",
+    "DataReport",
+    "EpochRecord",
+    "Evaluation",
+    "Interval",
+    "ModelRef",
+    "Record",
+    "RunKey",
+    "RunRecord",
+    "Splits",
+    "StepRecords",
+    "TrainResult",
+    "Trial",
+    "Variant",
+    "VariantSummary",
+    "Verdict",
+]
