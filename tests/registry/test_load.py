@@ -84,7 +84,26 @@ def test_a_swapped_model_with_a_manifest_of_its_own_is_refused(registered: tuple
     other = make_trained(tracker.project.root / "other", seed=1)
     (folder / "weights.safetensors").write_bytes(Path(other.model_dir, "weights.safetensors").read_bytes())
     write_manifest(folder)
-    with pytest.raises(ModelFileError, match=r"manifest\.json: sha256 .* was registered with"):
+    with pytest.raises(ModelFileError, match=r"manifest\.json: SHA-256 .*, expected .* The model was changed"):
+        load_version(tracker, ref.name, ref.version)
+
+
+def test_a_model_swapped_between_two_looks_at_its_manifest_is_refused(
+    registered: tuple[Tracker, ModelRef, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, ref, folder = registered
+    other = make_trained(tracker.project.root / "other", seed=1)
+    read_bytes = Path.read_bytes
+
+    def read_then_swap(path: Path) -> bytes:
+        content = read_bytes(path)
+        if path == folder / "manifest.json":
+            (folder / "weights.safetensors").write_bytes(read_bytes(Path(other.model_dir, "weights.safetensors")))
+            write_manifest(folder)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_then_swap)
+    with pytest.raises(ModelFileError, match=r"weights\.safetensors: is changed"):
         load_version(tracker, ref.name, ref.version)
 
 

@@ -52,19 +52,21 @@ def save_model(model: nn.Module, spec: ModelSpec, folder: Path) -> str:
     return hashlib.sha256(weights).hexdigest()
 
 
-def load_model(folder: Path) -> tuple[nn.Module, ModelSpec]:
+def load_model(folder: Path, expected_manifest_sha256: str | None = None) -> tuple[nn.Module, ModelSpec]:
     """Read a model after checking it against its manifest.
 
     Args:
         folder: A folder that `save_model` wrote.
+        expected_manifest_sha256: What the manifest itself must hash to (hex), where somebody keeps that.
 
     Returns:
         The module in eval mode on the CPU, and its spec.
 
     Raises:
-        ModelFileError: A file is missing, extra, truncated or changed, or the weights do not fit the spec.
+        ModelFileError: A file is missing, extra, truncated or changed, the manifest is another one, or the weights do
+            not fit the spec.
     """
-    files = _read_manifest(folder)
+    files = _read_manifest(folder, expected_manifest_sha256)
     for needed in (WEIGHTS_FILE, SPEC_FILE):
         if needed not in files:
             raise ModelFileError(f"{folder / MANIFEST_FILE}: does not list {needed}. Export the model again.")
@@ -138,15 +140,24 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"sha256": digest, "size_bytes": path.stat().st_size}
 
 
-def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+def _read_manifest(folder: Path, expected_sha256: str | None = None) -> dict[str, dict[str, Any]]:
+    """Read the manifest once: the bytes that are hashed are those that are parsed."""
     path = folder / MANIFEST_FILE
     try:
-        files = json.loads(path.read_bytes())["files"]
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}). Export the model again.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if expected_sha256 not in (None, found):
+        raise ModelFileError(
+            f"{path}: SHA-256 {found}, expected {expected_sha256}. The model was changed: restore its files, or train "
+            "and register again."
+        )
+    try:
+        files = json.loads(content)["files"]
         return {
             str(name): {"sha256": str(e["sha256"]), "size_bytes": int(e["size_bytes"])} for name, e in files.items()
         }
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror}). Export the model again.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelFileError(f"{path}: is not a manifest. Export the model again.") from error
 

@@ -1,6 +1,5 @@
 """Registered versions: list them, and load one after checking every byte."""
 
-import hashlib
 import tempfile
 import urllib.parse
 import urllib.request
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.errors import ModelFileError, ServiceError
-from assay.models.files import MANIFEST_FILE, load_model
+from assay.models.files import load_model
 from assay.models.spec import ModelSpec
 from assay.records import ModelRef
 from assay.tracking.lineage import MANIFEST_TAG
@@ -86,8 +85,7 @@ def load_version(tracker: Tracker, name: str, version: int) -> tuple["nn.Module"
             "Load a version that Assay registered."
         )
     with _local_folder(tracker, found) as folder:
-        _check_manifest_hash(folder, expected)
-        return load_model(folder)
+        return load_model(folder, expected_manifest_sha256=expected)
 
 
 def _get_version(tracker: Tracker, name: str, version: int) -> "ModelVersion":
@@ -121,19 +119,6 @@ def _local_folder(tracker: Tracker, version: "ModelVersion") -> Iterator[Path]:
         with service_errors(tracker.store):
             fetched = download_artifacts(artifact_uri=source, dst_path=target, tracking_uri=tracker.store.uri)
         yield Path(fetched)
-
-
-def _check_manifest_hash(folder: Path, expected: str) -> None:
-    manifest = folder / MANIFEST_FILE
-    try:
-        found = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ModelFileError(f"{manifest}: cannot be read ({error.strerror}). Register the run again.") from error
-    if found != expected:
-        raise ModelFileError(
-            f"{manifest}: sha256 {found[:12]}, but the version was registered with {expected[:12]}. The model was "
-            "changed after it was registered: restore its files, or train and register again."
-        )
 
 
 def _info(version: "ModelVersion", aliases: Mapping[str, str]) -> VersionInfo:
