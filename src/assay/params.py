@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from assay.errors import ParamsError
 from assay.params_messages import explain
@@ -42,6 +42,8 @@ class CnnParams(Section):
     """Output channels of each convolution; each is followed by a 2x2 max-pool."""
     hidden_units: int = Field(128, ge=1, le=65536)
     """Width of the fully connected hidden layer."""
+    batch_norm: bool = False
+    """Normalise each convolution's output over the batch before it is pooled."""
 
 
 ModelParams = CnnParams
@@ -218,6 +220,50 @@ class RegistryParams(Section):
     """Registered model that the run adds a version to."""
 
 
+class AblationParams(Section):
+    """Which levels to compare with the baseline, over how many seeds, and what a difference has to be."""
+
+    in_run: bool = False
+    """Whether a whole run ablates before it trains; ``assay ablate`` does it by itself."""
+    preset: Literal["regularization", "dropout"] | None = None
+    """Factors that come with Assay, instead of `factors`."""
+    factors: dict[str, tuple[JsonValue, ...]] = Field(default_factory=dict)
+    """Params path -> levels, e.g. ``train.dropout_prob: [0.0, 0.5]``; any path of model, train and split."""
+    baseline: dict[str, JsonValue] = Field(default_factory=dict)
+    """Params path -> value for every trial, where it is to differ from the project's, e.g. ``train.num_epochs: 5``."""
+    mode: Literal["one-at-a-time", "leave-one-out", "factorial"] = "one-at-a-time"
+    """Change one factor at a time, put all on and take one away, or cross all levels."""
+    num_seeds: int = Field(3, ge=1, le=1000)
+    """Seeds that every variant is trained with, from `train.seed` on."""
+    detect: float | None = Field(None, gt=0, le=1)
+    """Difference that is to be found; the number of seeds follows from it and from the noise of the baseline."""
+    metric: Literal["f1_macro", "accuracy", "recall_macro", "log_loss"] = "f1_macro"
+    """What is compared, on val."""
+    margin: float = Field(0.005, gt=0, le=1)
+    """Smallest difference that matters; smaller ones count as none."""
+    alpha: float = Field(0.05, ge=0.0001, le=0.5)
+    """Highest chance that a family without any difference gets a ``helps`` or ``hurts``."""
+    power: float = Field(0.8, ge=0.5, le=0.99)
+    """Chance of finding the difference that the plan calls detectable."""
+    prune: bool | None = None
+    """Stop levels early that cannot win any more; null does, but for factorial, where every cell counts."""
+    reduction: int = Field(3, ge=2, le=10)
+    """With pruning, one in so many variants goes on at each look; the looks lie as many times farther apart."""
+    resample_splits: bool = False
+    """Draw train and val anew for every seed; test stays as it is."""
+    max_trials: int = Field(200, ge=1, le=1_000_000)
+    """Trials that are started without asking."""
+    num_workers: int | None = Field(None, ge=1, le=1024)
+    """Trials at a time, one thread each; null is one for each core, or for each GPU."""
+    runner: Literal["processes", "ray"] = "processes"
+    """What runs the trials: processes of this machine, or Ray (extra ``ray``; RAY_ADDRESS names a cluster)."""
+    choose: bool = False
+    """In a whole run, train with the levels that won."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
 class NightlyParams(Section):
     """When the nightly run starts."""
 
@@ -290,6 +336,8 @@ class RunParams(Section):
     """Where and how precisely to compute."""
     registry: RegistryParams = RegistryParams()
     """Where results go."""
+    ablation: AblationParams = AblationParams()
+    """Which levels to compare, and how sure to be."""
 
     def sections(self) -> dict[str, Section]:
         """Return each section under its name, as a flow takes them."""

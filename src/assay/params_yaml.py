@@ -8,6 +8,11 @@ import yaml
 
 from assay.errors import ParamsError
 
+_SHORTHANDS = {"ablate": "ablation.preset"}
+"""What people may write instead of a path."""
+
+_KEYED_BY_PATH = ("ablation.factors", "ablation.baseline")
+
 
 def parse_override(text: str) -> tuple[str, Any]:
     """Split ``train.num_epochs=3`` into its dotted path and its YAML value.
@@ -18,8 +23,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     dotted, equals, raw = text.partition("=")
     if not equals or not dotted.strip():
         raise ParamsError(f"{text!r} on the command line: an override looks like train.num_epochs=3.")
+    path = _SHORTHANDS.get(dotted.strip(), dotted.strip())
     try:
-        return dotted.strip(), _load_yaml(raw)
+        return path, _load_yaml(raw)
     except yaml.YAMLError as error:
         raise ParamsError(f"{text!r} on the command line: {raw!r} is not a YAML value.") from error
 
@@ -81,9 +87,17 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
+def path_keys(dotted: str) -> list[str]:
+    """Split a dotted path into keys; what an ablation's factor or baseline is about is a path that is one key."""
+    for mapping in _KEYED_BY_PATH:
+        if dotted.startswith(f"{mapping}."):
+            return [*mapping.split("."), dotted.removeprefix(f"{mapping}.")]
+    return dotted.split(".")
+
+
 def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     """Set a dotted path; a new ``kind`` drops the other kind's own keys."""
-    *parents, last = dotted.split(".")
+    *parents, last = path_keys(dotted)
     here = values
     for name in parents:
         if not isinstance(here.get(name), dict):

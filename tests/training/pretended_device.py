@@ -20,7 +20,8 @@ from assay.params import AdamWParams, CropFlipAugmentation, DeviceParams, TrainP
 from assay.training.batches import Batches, to_model_input
 from assay.training.fit import _autocast
 from assay.training.losses import training_loss
-from assay.training.optimizers import build_optimizer, weights_of
+from assay.training.master import MasterWeights
+from assay.training.optimizers import build_optimizer
 from tests.models.test_cnn import SPEC
 from tests.training.tiny import tiny_dataset
 
@@ -37,20 +38,22 @@ class PretendedBackend(backend_registration._DummyBackendModule):
 
 def step(module: torch.nn.Module, compute: Compute, positions: torch.Tensor) -> set[str]:
     device = torch_device(compute)
+    master = MasterWeights(module, torch.float32)
     # torch has no fused kernels for a device made of nothing
-    optimizer = build_optimizer(module, AdamWParams())
+    optimizer = build_optimizer(master.weights, master.rest, AdamWParams())
     for group in optimizer.param_groups:
         group["fused"] = False
     with tempfile.TemporaryDirectory() as folder:
         dataset, _ = tiny_dataset(Path(folder), shape=(9, 14, 3))
     pixels, labels = Batches(dataset, np.arange(20), device).take(positions)
     images = to_model_input(augment(pixels, PARAMS.augmentation, torch.Generator()))
+    master.refresh()
     with _autocast(compute):
-        logits = module(images)
-    training_loss(logits, labels, weights_of(module), PARAMS).backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()], foreach=False)
+        logits = master.module(images)
+    training_loss(logits, labels, [master.weights], PARAMS).backward()
+    norm = torch.linalg.vector_norm(master.collect())
     optimizer.step()
-    return {tensor.device.type for tensor in (labels, images, logits, norm, *module.parameters())}
+    return {tensor.device.type for tensor in (labels, images, logits, norm, *master.module.parameters())}
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from torch import nn
 
 from assay.params import AdamWParams, TrainParams
 from assay.training.losses import training_loss
+from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer, weights_of
 
 
@@ -61,9 +62,9 @@ def test_a_factor_of_zero_adds_nothing_to_the_graph() -> None:
 def test_weight_decay_shrinks_weights_only() -> None:
     module = network()
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-    optimizer = build_optimizer(module, AdamWParams(learning_rate=0.1, weight_decay=0.5))
-    for parameter in module.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+    master = MasterWeights(module, torch.float32)
+    optimizer = build_optimizer(master.weights, master.rest, AdamWParams(learning_rate=0.1, weight_decay=0.5))
+    master.collect()
     optimizer.step()
     for name, parameter in module.named_parameters():
         factor = 1 - 0.1 * 0.5 if parameter.ndim > 1 else 1.0

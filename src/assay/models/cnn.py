@@ -19,18 +19,19 @@ class Cnn(nn.Module):
     over 2x2 windows (an odd last row or column is left out) and ``relu(z) = max(z, 0)``::
 
         h_0 = x
-        h_i = relu(pool(W_i * h_{i-1} + b_i))          i = 1 .. n, one for each entry of `CnnParams.channels`
+        h_i = relu(pool(norm(W_i * h_{i-1} + b_i)))    i = 1 .. n, one for each entry of `CnnParams.channels`
         h   = dropout(relu(V flatten(h_n) + c))        `CnnParams.hidden_units` wide
         logits = U h + d
 
     ``relu(pool(z))`` equals the textbook's ``pool(relu(z))``, as both are monotone, and does a quarter of the
-    work. Dropout zeroes each hidden activation with probability p while training and scales the others by
-    1 / (1 - p). ``flatten`` goes row by row with the channels of a pixel together, as they lie in memory; its size
-    follows the image.
+    work. ``norm`` is batch normalisation where `CnnParams.batch_norm` asks for it, else nothing. Dropout zeroes each
+    hidden activation with probability p while training and scales the others by 1 / (1 - p). ``flatten`` goes row by
+    row with the channels of a pixel together, as they lie in memory; its size follows the image.
 
     Attributes:
         normalize: Pixels to zero mean and unit variance.
         convs: The convolutions.
+        norms: Batch normalisation after each convolution; empty without.
         hidden: The hidden layer.
         dropout: Dropout after the hidden layer.
         output: The output layer.
@@ -38,7 +39,8 @@ class Cnn(nn.Module):
     Source:
         LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE
         86(11), 1998, section II.B, with ReLU and max-pooling (Krizhevsky et al., NeurIPS 2012, section 3) and
-        dropout (Srivastava et al., JMLR 15, 2014, section 4).
+        dropout (Srivastava et al., JMLR 15, 2014, section 4). Batch normalisation: Ioffe and Szegedy, ICML 2015,
+        algorithms 1 and 2.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -55,6 +57,7 @@ class Cnn(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size=3, padding=1) for before, after in itertools.pairwise(channels)
         )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in spec.model.channels if spec.model.batch_norm)
         flat = channels[-1] * (height >> num_pools) * (width >> num_pools)
         self.hidden = nn.Linear(flat, spec.model.hidden_units)
         self.dropout = nn.Dropout(spec.dropout_prob)
@@ -70,8 +73,11 @@ class Cnn(nn.Module):
             One logit for each class.
         """
         features = self.normalize(images)
-        for conv in self.convs:
-            features = pool_relu(conv(features))
+        for index, conv in enumerate(self.convs):
+            features = conv(features)
+            if self.norms:
+                features = self.norms[index](features)
+            features = pool_relu(features)
         hidden = torch.relu(self.hidden(features.permute(0, 2, 3, 1).flatten(1)))
         logits: Tensor = self.output(self.dropout(hidden))
         return logits

@@ -17,7 +17,7 @@ from torch import Tensor
 from assay.errors import StorageError
 from assay.files import replace_file
 
-FORMAT = "assay-checkpoint-1"
+FORMAT = "assay-checkpoint-2"
 _HEADER_LENGTH_BYTES = 8
 
 

@@ -33,7 +33,8 @@ from assay.training.checkpoints import (
 from assay.training.finite import non_finite_error
 from assay.training.interruption import Interruption, deferred
 from assay.training.losses import training_loss
-from assay.training.optimizers import build_optimizer, set_learning_rate, weights_of
+from assay.training.master import MasterWeights
+from assay.training.optimizers import build_optimizer, set_learning_rate
 from assay.training.schedules import learning_rate
 from assay.training.session import (
     AUGMENTATION_STREAM,
@@ -63,6 +64,8 @@ def fit(
     device: DeviceParams,
     run_dir: Path,
     *,
+    until_epoch: int | None = None,
+    every_epoch_saved: bool = True,
     on_epoch: OnEpoch | None = None,
     on_steps: OnSteps | None = None,
 ) -> TrainResult:
@@ -80,6 +83,11 @@ def fit(
         train: How to train it.
         device: Where and how precisely to compute.
         run_dir: Folder of this run alone: gets ``checkpoint.safetensors``, ``result.json`` and ``model/``.
+        until_epoch: Pause after this epoch, with a checkpoint; called again, training goes on as if it had never
+            paused. None trains to the end. A checkpoint that is farther is not gone back from.
+        every_epoch_saved: Whether each epoch ends with a checkpoint. Without, there is one where training pauses or
+            ends and every ``checkpoint_every_seconds``, which suits short runs that nobody watches: after a kill,
+            epochs since the last checkpoint are trained and told again.
         on_epoch: Called after each epoch, when its checkpoint is on disk. A run that goes on calls it again for
             the epochs that its checkpoint holds, with their old timestamps.
         on_steps: The same for the steps since the last call.
@@ -107,16 +115,30 @@ def fit(
     _make_folder(run_dir)
     with compute_session(compute):
         where = torch_device(compute)
-        state = _fresh_state(spec, train, where)
+        state = _fresh_state(spec, train, compute)
         resumed_from_step = _go_on(state, run_dir / CHECKPOINT_FILE, owner)
         _replay(state, on_epoch, on_steps)
-        finished = _finished_result(run_dir, owner) if resumed_from_step else None
-        if finished is not None:
-            return finished
+        last_epoch = min(until_epoch or train.num_epochs, train.num_epochs)
+        if resumed_from_step and (state.stopped_early or state.epoch >= last_epoch):
+            finished = _finished_result(run_dir, owner, state.epoch)
+            if finished is not None:
+                return finished
         batches = Batches(dataset, indices.train, where), Batches(dataset, indices.val, where)
         with deferred() as asked:
             checkpoint = run_dir / CHECKPOINT_FILE
-            speed = _train(state, *batches, train, compute, checkpoint, owner, on_epoch, on_steps, asked)
+            speed = _train(
+                state,
+                *batches,
+                train,
+                compute,
+                checkpoint,
+                owner,
+                on_epoch,
+                on_steps,
+                asked,
+                last_epoch,
+                every_epoch_saved,
+            )
         if asked.is_asked_for:  # and what the signal usually does has not ended the process
             raise KeyboardInterrupt
         state.module.load_state_dict(state.best)
@@ -150,20 +172,22 @@ def _train(
     on_epoch: OnEpoch | None,
     on_steps: OnSteps | None,
     asked: Interruption,
+    last_epoch: int,
+    every_epoch_saved: bool,
 ) -> float:
     """Train from where the state is to the end; return the samples per second of this process, val excluded.
 
     A process that is asked to end writes a checkpoint after the step and leaves; the signal does the rest.
     """
-    module, optimizer = state.module, state.optimizer
-    weights, parameters = weights_of(module), [p for p in module.parameters() if p.requires_grad]
+    master, optimizer = state.master, state.optimizer
+    module = master.module
     num_examples, batch_size = len(train_batches), params.batch_size
     steps_per_epoch = -(-num_examples // batch_size)
     num_steps = params.num_epochs * steps_per_epoch
     samples, seconds, told = 0, 0.0, len(state.steps)
     saved_at = time.monotonic()
 
-    while state.epoch < params.num_epochs and not state.stopped_early:
+    while state.epoch < last_epoch and not state.stopped_early:
         module.train()
         if state.position == 0:
             state.order = batch_order(num_examples, params.seed, state.epoch)
@@ -176,15 +200,14 @@ def _train(
             images = to_model_input(augment(pixels, params.augmentation, state.augmentation))
 
             # forward and backward
+            master.refresh()
             with _autocast(compute):
                 logits = module(images)
-            loss = training_loss(logits, labels, weights, params)
-            optimizer.zero_grad(set_to_none=True)
+            loss = training_loss(logits, labels, [master.weights], params)
             loss.backward()  # type: ignore[no-untyped-call]
 
             # is it a number? one look a step, before anything is updated with it
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            norm = nn.utils.get_total_norm(gradients)
+            norm = torch.linalg.vector_norm(master.collect())
             correct = (logits.detach().argmax(dim=1) == labels).sum()
             loss_value, norm_value, num_correct = torch.stack((loss.detach(), norm, correct.float())).tolist()
             if not _is_finite(loss_value, norm_value):
@@ -195,7 +218,7 @@ def _train(
 
             # step
             if params.max_grad_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, params.max_grad_norm, norm)
+                nn.utils.clip_grads_with_norm_([master.weights, master.rest], params.max_grad_norm, norm)
             rate = learning_rate(
                 params.schedule,
                 params.optimizer.learning_rate,
@@ -225,6 +248,7 @@ def _train(
 
         # the epoch is over: validate, stop?, save, tell
         started = time.perf_counter()
+        master.refresh()
         val_loss, val_accuracy = _validate(module, val_batches, compute)
         state.epoch_seconds += time.perf_counter() - started
         record = EpochRecord(
@@ -243,8 +267,10 @@ def _train(
         state.train_seconds += state.epoch_seconds
         state.epoch, state.position = state.epoch + 1, 0
         state.epoch_loss, state.epoch_correct, state.epoch_seconds = 0.0, 0, 0.0
-        write_checkpoint(checkpoint, *pack(state), owner)
-        saved_at = time.monotonic()
+        pauses = asked.is_asked_for or state.stopped_early or state.epoch >= last_epoch
+        if every_epoch_saved or pauses or time.monotonic() - saved_at >= params.checkpoint_every_seconds:
+            write_checkpoint(checkpoint, *pack(state), owner)
+            saved_at = time.monotonic()
         _tell_steps(on_steps, state, told)
         told = len(state.steps)
         if on_epoch is not None:
@@ -254,12 +280,14 @@ def _train(
     return samples / seconds if seconds > 0 else 0.0
 
 
-def _fresh_state(spec: ModelSpec, params: TrainParams, device: torch.device) -> TrainState:
+def _fresh_state(spec: ModelSpec, params: TrainParams, compute: Compute) -> TrainState:
     """Start a run: weights, dropout masks and augmentation each have a seed of their own."""
-    module = build_model(spec, params.seed).to(device)
+    module = build_model(spec, params.seed).to(torch_device(compute))
+    master = MasterWeights(module, torch.bfloat16 if compute.precision == "bf16" else torch.float32)
     torch.manual_seed(stream_seed(params.seed, NOISE_STREAM))
     augmentation = torch.Generator().manual_seed(stream_seed(params.seed, AUGMENTATION_STREAM))
-    return TrainState(module, build_optimizer(module, params.optimizer), augmentation)
+    optimizer = build_optimizer(master.weights, master.rest, params.optimizer)
+    return TrainState(module, master, optimizer, augmentation)
 
 
 def _go_on(state: TrainState, checkpoint: Path, owner: str) -> int:
@@ -331,11 +359,11 @@ def _keep_best(state: TrainState, record: EpochRecord, stopping: EarlyStoppingPa
     state.stopped_early = stopping is not None and record.epoch - state.best_epoch >= stopping.patience_epochs
 
 
-def _finished_result(run_dir: Path, owner: str) -> TrainResult | None:
-    """Return the result that an earlier call wrote, if it is this run's and its model is whole."""
+def _finished_result(run_dir: Path, owner: str, num_epochs: int) -> TrainResult | None:
+    """Return the result that an earlier call wrote after so many epochs, if it is this run's and its model is whole."""
     try:
         values = json.loads((run_dir / RESULT_FILE).read_bytes())
-        if values["owner"] != owner:
+        if values["owner"] != owner or len(values["result"]["history"]) != num_epochs:
             return None
         check_manifest(run_dir / MODEL_FOLDER)
         return TrainResult.from_json({**values["result"], "model_dir": str(run_dir / MODEL_FOLDER)})

@@ -8,7 +8,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from assay.params import AdamParams, AdamWParams, OptimizerParams, SgdParams
 
 
-def weights_of(module: nn.Module) -> list[Tensor]:
+def weights_of(module: nn.Module) -> list[nn.Parameter]:
     """Return the weights that regularization acts on: trainable parameters of two or more axes.
 
     Biases and the gains and shifts of normalisation layers have one axis and are left alone.
@@ -16,11 +16,12 @@ def weights_of(module: nn.Module) -> list[Tensor]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.ndim >= 2]
 
 
-def build_optimizer(module: nn.Module, params: OptimizerParams) -> Optimizer:
-    """Build the optimizer with one fused kernel for all parameters.
+def build_optimizer(weights: Tensor, rest: Tensor, params: OptimizerParams) -> Optimizer:
+    """Build the optimizer with fused kernels.
 
     Args:
-        module: Module to train, on its device.
+        weights: What weight decay acts on, on its device.
+        rest: All other parameters; maybe empty.
         params: Which optimizer, and its settings.
 
     Returns:
@@ -30,13 +31,10 @@ def build_optimizer(module: nn.Module, params: OptimizerParams) -> Optimizer:
         SGD with momentum as in Sutskever et al., ICML 2013; Adam: Kingma and Ba, ICLR 2015, algorithm 1; AdamW:
         Loshchilov and Hutter, ICLR 2019, algorithm 2.
     """
-    weights = weights_of(module)
-    known = {id(weight) for weight in weights}
-    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
     decay = params.weight_decay if isinstance(params, AdamWParams) else 0.0
-    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": decay}]
-    if rest:
-        groups.append({"params": rest, "weight_decay": 0.0})
+    groups: list[dict[str, Any]] = [{"params": [weights], "weight_decay": decay}]
+    if rest.numel() > 0:
+        groups.append({"params": [rest], "weight_decay": 0.0})
     rate = params.learning_rate
     match params:
         case SgdParams():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from assay.records import EpochRecord, StepRecords
+from assay.training.master import MasterWeights
 
 
 @dataclass
@@ -45,8 +46,9 @@ class TrainState:
     """The moving parts of a run.
 
     Attributes:
-        module: The module being trained, on its device.
-        optimizer: Its optimizer.
+        module: The module being trained, in float32 on its device.
+        master: Its parameters and gradients, and the module that computes.
+        optimizer: The optimizer of the master weights.
         augmentation: Source of randomness of augmentation.
         epoch: Epochs finished.
         position: Batches of the current epoch done.
@@ -64,6 +66,7 @@ class TrainState:
     """
 
     module: nn.Module
+    master: MasterWeights
     optimizer: Optimizer
     augmentation: torch.Generator
     epoch: int = 0
