@@ -69,7 +69,7 @@ $(STAMP)-now:
 # Resolve again within pyproject.toml's ranges and write the result down; names that only another platform needs keep
 # their pins. Review the diff: it changes every run key.
 constraints: env
-	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json --editable '.[dev,benchmarks]'
 	@$(BIN)/python -c 'import json, pathlib, re; \
 	  file = pathlib.Path("constraints.txt"); lines = file.read_text().splitlines(); \
 	  pins = dict(line.split("==") for line in lines if "==" in line and line[0] != "#"); \
