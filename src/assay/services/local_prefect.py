@@ -94,6 +94,7 @@ class LocalPrefect:
                     stdout=log,
                     stderr=log,
                     pass_fds=[listener.fileno()],
+                    start_new_session=True,  # Ctrl+C is for the run, which still has its end to tell the server
                     env=environment
                     | {
                         "PREFECT_UI_ENABLED": "0",
