@@ -15,6 +15,7 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import (
+    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -25,11 +26,16 @@ from prefect.states import Completed
 from prefect.utilities.urls import url_for
 
 from assay import progress
+from assay.ablation.report import headline
 from assay.headlines import BASELINES, HEADLINES
-from assay.records import Record, RunRecord, TrainResult
+from assay.records import AblationPlan, AblationRecord, Record, RunRecord, TrainResult, Verdict
+from assay.tracking.ablations import compare_page
 
 MLFLOW_URL_VARIABLE = "ASSAY_MLFLOW_URL"
 """Where a browser finds MLflow; `assay up` sets it for the runs of its workers."""
+
+ABLATION_FIGURES = ("forest", "learning_curves", "generalization_gap", "interaction")
+"""Figures of an ablation that a page may show."""
 
 _EVERY_SECONDS = 1.0
 
@@ -84,6 +90,57 @@ def show_training(trained: TrainResult, experiment_id: str, run_id: str) -> None
     if link is not None:
         lines += ["", f"[The run in MLflow]({link})"]
     create_markdown_artifact("\n".join(lines), key="result", description="The result")
+
+
+@_courtesy
+def show_plan(plan: AblationPlan, words: str) -> None:
+    """Put what an ablation will train on the page."""
+    rows = [{"variant": variant.name} | variant.changes for variant in plan.variants]
+    create_table_artifact(rows, key="plan", description=f"{words}. Metric: {plan.metric} on val.")
+
+
+@_courtesy
+def show_ablation(record: AblationRecord) -> None:
+    """Put an ablation's verdicts on the page, as a table and as figures, with the way to MLflow."""
+    create_table_artifact(
+        [_verdict_cells(verdict) for verdict in record.verdicts],
+        key="verdicts",
+        description=f"{record.plan.metric} on {record.num_val} val examples, against the baseline",
+    )
+    create_markdown_artifact(_ablation_page(record), key="result", description="The verdicts")
+    base = os.environ.get(MLFLOW_URL_VARIABLE)
+    if base:
+        for name in ABLATION_FIGURES:
+            address = _file_address(base, record.run_id, f"figures/{name}.png")
+            create_image_artifact(address, key=name.replace("_", "-"), description=name.replace("_", " "))
+
+
+def _verdict_cells(verdict: Verdict) -> dict[str, str]:
+    measured = verdict.num_seeds > 0
+    return {
+        "level": verdict.name,
+        "verdict": verdict.verdict,
+        "difference": f"{verdict.difference:+.4f}" if measured else "-",
+        "interval": f"{verdict.low:+.4f} to {verdict.high:+.4f}" if measured else "-",
+        "p, Holm": f"{verdict.p_holm:.3f}" if measured else "-",
+        "why": verdict.reason,
+    }
+
+
+def _ablation_page(record: AblationRecord) -> str:
+    cells = [_verdict_cells(verdict) for verdict in record.verdicts]
+    titles = list(cells[0])
+    lines = [f"**{headline(record)}**", "", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row.values()) + " |" for row in cells]
+    base = os.environ.get(MLFLOW_URL_VARIABLE)
+    if base:
+        runs = [summary.run_id for summary in record.summaries if summary.run_id]
+        compared = compare_page(base, record.experiment_id, runs)
+        report = _file_address(base, record.run_id, "report.html")
+        run = mlflow_page(record.experiment_id, record.run_id)
+        lines += ["", f"[The variants compared in MLflow]({compared}) | [Report]({report}) | [The run]({run})"]
+        lines += ["", f"![forest plot]({_file_address(base, record.run_id, 'figures/forest.png')})"]
+    return "\n".join(lines)
 
 
 def mlflow_page(experiment_id: str, run_id: str) -> str | None:

@@ -1,6 +1,6 @@
 """The whole chain: version the data, validate, split, train, evaluate on test, register."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,12 +8,14 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from assay import progress
+from assay.ablation.ablate import chosen
 from assay.data.loading import ImageDataset, load_dataset
 from assay.data.splits import make_splits
 from assay.data.validation import validate
 from assay.evaluation.evaluate import evaluate
 from assay.models.build import require_fit
 from assay.params import (
+    AblationParams,
     CnnParams,
     DeviceParams,
     EvaluationParams,
@@ -39,6 +41,7 @@ from assay.registry.register import register
 from assay.tracking.runs import OpenRun, Tracker
 from assay.training.fit import CHECKPOINT_FILE, fit
 from flows import page
+from flows.ablate import run_ablation
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def pipeline(
     evaluation: EvaluationParams = EvaluationParams(),
     device: DeviceParams = DeviceParams(),
     registry: RegistryParams = RegistryParams(),
+    ablation: AblationParams = AblationParams(),
     project_dir: Path | None = None,
 ) -> RunRecord:
     """Run the whole chain, or find that it has been done.
@@ -163,12 +167,21 @@ def pipeline(
         evaluation: How to measure it on test.
         device: Where to compute.
         registry: Where results go.
+        ablation: Which levels to compare first, where `in_run` asks for it.
         project_dir: The project's folder; the one at or above the current folder by default.
 
     Returns:
         What the run came to.
     """
-    params = RunParams(split=split, model=model, train=train, evaluation=evaluation, device=device, registry=registry)
+    params = RunParams(
+        split=split,
+        model=model,
+        train=train,
+        evaluation=evaluation,
+        device=device,
+        registry=registry,
+        ablation=ablation,
+    )
     with page.progress_shown():
         record = run_chain(find_project(project_dir), params)
     return page.completed(record, page.describe(record))
@@ -178,6 +191,8 @@ def run_chain(project: Project, params: RunParams) -> RunRecord:
     """Chain the tasks; to be called within a flow."""
     watch = progress.Stopwatch()
     job = open_job(project, params, watch)
+    if params.ablation.in_run:
+        job = _ablate_first(job, watch)
     with only_one(job.run_dir / "lock", on_wait=_announce_wait):
         tracker = _tracker(job)
         finished, reasons = look_back(tracker, job.plan.key)
@@ -197,6 +212,12 @@ def run_chain(project: Project, params: RunParams) -> RunRecord:
             tracker.finish(run.run_id, record)
     page.show_result(record, run.experiment_id, [Path(file).name for file in evaluation.figures.values()])
     return record
+
+
+def _ablate_first(job: Job, watch: progress.Stopwatch) -> Job:
+    """Ablate before test is touched; where the params say so, go on with the levels that won."""
+    record = run_ablation(job.project, job.params, watch)
+    return replace(job, params=chosen(job.params, record)) if job.params.ablation.choose else job
 
 
 def open_job(project: Project, params: RunParams, watch: progress.Stopwatch) -> Job:

@@ -105,14 +105,14 @@ def test_an_edited_flow_changes_the_key(project: Project) -> None:
 
 
 def test_a_file_beside_the_flow_counts_once_it_is_imported(project: Project) -> None:
-    (project.root / "flows" / "steps.py").write_text("import assay.records\n")
+    (project.root / "flows" / "steps.py").write_text("import assay.headlines\n")
     old = key_of(project)
     assert "flows/steps.py" not in old.details["source"]
     for line in ("from . import steps", "from .steps import x", "import flows.steps", "from flows.steps import x"):
         (project.root / "flows" / "pipeline.py").write_text(FLOW + line)
         new = key_of(project)
         assert explain_difference(old, new) == (
-            "assay/records.py added",
+            "assay/headlines.py added",
             "flows/pipeline.py changed",
             "flows/steps.py added",
         )

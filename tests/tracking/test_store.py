@@ -27,7 +27,7 @@ from assay.project import Project
 from assay.tracking.runs import Tracker
 root = Path(sys.argv[1])
 tracker = Tracker.open(Project(root, root / ".assay"), "unit")
-print(tracker._experiment_id())
+print(tracker.experiment_id())
 """
 
 

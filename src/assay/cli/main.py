@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"assay {assay.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands)
+    _add_ablate(commands)
     data.register(commands)
     _add_ui(commands)
     services.register(commands)
@@ -58,6 +59,30 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(run=_run)
 
 
+def _add_ablate(commands: Any) -> None:
+    from assay.cli import services
+
+    ablate = commands.add_parser(
+        "ablate",
+        help="which level of dropout, L2, ... helps, by how much, and how sure",
+        description="Train every level of the ablation's factors with several seeds and give each a verdict: helps, "
+        "hurts, no difference, or undetermined and what it would take. Test data is not looked at. Trials that are "
+        "done are found again.",
+        epilog="Presets: assay ablate ablate=regularization, assay ablate ablate=dropout.",
+    )
+    services.add_params(ablate, "ablation.num_seeds=5 or ablate=dropout")
+    ablate.add_argument("--plan", action="store_true", help="say what it would train and detect, and train nothing")
+    ablate.add_argument("--detect", type=float, metavar="D", help="take as many seeds as find a difference of D")
+    ablate.add_argument("--seeds", type=int, metavar="N", help="seeds of every variant")
+    ablate.add_argument(
+        "--prune", action=argparse.BooleanOptionalAction, help="stop levels early that cannot win any more"
+    )
+    ablate.add_argument("--apply", action="store_true", help="write the levels that help into params.yaml")
+    ablate.add_argument("--yes", action="store_true", help="train however many trials there are")
+    services.add_pool(ablate, default=None)
+    ablate.set_defaults(run=_ablate)
+
+
 def _add_ui(commands: Any) -> None:
     ui = commands.add_parser(
         "ui",
@@ -72,6 +97,12 @@ def _run(args: argparse.Namespace) -> int:
     from assay.cli import run
 
     return run.run(args)
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from assay.cli import ablate
+
+    return ablate.ablate(args)
 
 
 def _ui(args: argparse.Namespace) -> int:
@@ -90,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
     """
     _set_environment()
-    args = build_parser().parse_args(argv)
+    args = _parse(argv)
     command: Command = args.run
     try:
         return command(args)
@@ -105,6 +136,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_storage_error(error), json=getattr(args, "json", False))
     finally:
         gc.freeze()  # the interpreter's last collections would walk millions of objects of torch and MLflow
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, with overrides anywhere among the options: argparse takes them in one place only."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(args, "overrides") and all("=" in text and text[0] != "-" for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def _set_environment() -> None:

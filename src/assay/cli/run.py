@@ -56,10 +56,19 @@ def _reuse(project: Project, params: RunParams) -> RunRecord | None:
         plan = make_plan(project, params)
         tracker = open_tracker(project, params.registry.experiment)
         finished = None if find_store(project).is_new else tracker.find_finished(plan.key)
+        if params.ablation.in_run and finished is not None and not _is_ablated(project, params):
+            finished = None
         words.append("done before: reusing it" if finished else "not done before")
     if finished is None:
         return None
     return tracker.load_record(finished.run_id).again(why_reused(finished), watch.seconds)
+
+
+def _is_ablated(project: Project, params: RunParams) -> bool:
+    """Whether the ablation that a run starts with stands already."""
+    from assay.ablation.ablate import look_back, request
+
+    return look_back(request(project, params))[0] is not None
 
 
 def _train(project: Project, params: RunParams) -> RunRecord:

@@ -63,6 +63,40 @@ def make_splits(dataset: ImageDataset, params: SplitParams, out_dir: Path) -> Sp
     order = unit_order(units, f"{dataset.ref.md5}/{params.seed}")
     split = divide(np.asarray(dataset.labels), dataset.given_split, units, order, params)
     _check_classes(split, dataset)
+    return _freeze(split, dataset, out_dir)
+
+
+def resample_val(dataset: ImageDataset, splits: Splits, params: SplitParams, seed: int, out_dir: Path) -> Splits:
+    """Divide train and val anew, in the same proportion; test, and what was left out, stays as it is.
+
+    Args:
+        dataset: The decoded examples.
+        splits: The division whose test is kept.
+        params: What that division was made with.
+        seed: Number of the new division.
+        out_dir: Folder for the file.
+
+    Returns:
+        Where the file is, its digest and the sizes.
+
+    Raises:
+        DataError: A class cannot be in both train and val.
+        StorageError: The file cannot be written.
+    """
+    before = load_split(splits)
+    rows = np.sort(np.concatenate([before.train, before.val]))
+    units = find_units(dataset.content_hash, dataset.groups)
+    order = unit_order(units, f"{dataset.ref.md5}/{params.seed}/val/{seed}")
+    split = np.full(len(dataset.labels), _DROPPED, np.int8)
+    split[before.test] = _TEST
+    labels = np.asarray(dataset.labels)
+    split[rows] = _carve(labels[rows], units[rows], order[rows], {_VAL: len(before.val) / len(rows)})
+    _check_classes(split, dataset)
+    return _freeze(split, dataset, out_dir)
+
+
+def _freeze(split: np.ndarray, dataset: ImageDataset, out_dir: Path) -> Splits:
+    """Write a division down."""
     indices = SplitIndices(*(np.flatnonzero(split == code) for code in (_TRAIN, _VAL, _TEST)))
     digest = split_digest(indices)
     path = out_dir / f"splits-{digest[:12]}.npz"

@@ -173,6 +173,9 @@ class AblationPlan(Record):
         power: That power, e.g. 0.8.
         margin: Differences within plus and minus this count as none.
         prunes: Whether levels that cannot win stop early.
+        baseline: Params path of each factor -> JSON text of the baseline's level.
+        alpha: Highest chance of a false ``helps`` or ``hurts`` in the family.
+        resamples_splits: Whether each seed has its own train and val.
         notes: Sentences for people, e.g. a level that equals the baseline and was left out.
     """
 
@@ -188,6 +191,9 @@ class AblationPlan(Record):
     power: float
     margin: float
     prunes: bool
+    baseline: dict[str, str] = field(default_factory=dict)
+    alpha: float = 0.05
+    resamples_splits: bool = False
     notes: tuple[str, ...] = ()
 
 

@@ -22,6 +22,7 @@ _TAG = "assay"
 _SUMMARIES = {
     "pipeline": "The whole chain: version, validate, split, train, evaluate on test, register.",
     "train": "Train and choose on val; test is not looked at and nothing is registered.",
+    "ablate": "Train every level with several seeds and say which ones help; test is not looked at.",
     "nightly": "The whole chain with the params.yaml of the night, when its schedule says so.",
 }
 _POOL_WORDS = {
@@ -55,7 +56,7 @@ def deployments(slots: tuple[Slot, ...]) -> tuple[Deployment, ...]:
     here = [pool for pool in POOLS if any(slot.pool == pool for slot in slots)]
     nightly_pool = next((pool for pool in ("tpu", "gpu") if pool in here), "cpu")
     return (
-        *(Deployment(flow, pool) for flow in ("pipeline", "train") for pool in POOLS),
+        *(Deployment(flow, pool) for flow in ("pipeline", "train", "ablate") for pool in POOLS),
         Deployment(NIGHTLY, nightly_pool),
     )
 

@@ -5,8 +5,9 @@ from typing import Any
 from assay.params import RunParams
 
 FORMS: dict[str, tuple[str, ...]] = {
-    "pipeline": ("split", "model", "train", "evaluation", "device", "registry"),
+    "pipeline": ("split", "model", "train", "evaluation", "device", "registry", "ablation"),
     "train": ("split", "model", "train", "device", "registry"),
+    "ablate": ("split", "model", "train", "device", "registry", "ablation"),
     "nightly": (),
 }
 """Flow -> the sections that its form shows."""
@@ -53,6 +54,8 @@ def form_values(flow: str, params: RunParams) -> dict[str, Any]:
 
 def _named_as_in_the_file(definition: dict[str, Any]) -> dict[str, Any]:
     """Give fields the names, and the branches of a choice the kinds, that people know from params.yaml."""
+    if "properties" not in definition:  # any JSON value
+        return definition
     fields = {name: _as_tabs(field) | {"title": name} for name, field in definition["properties"].items()}
     kind = fields.get("kind", {}).get("const")
     return definition | {"properties": fields} | ({"title": kind} if kind else {})

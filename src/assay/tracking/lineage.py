@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 KEY_TAG = "assay.key"
+KIND_TAG = "assay.kind"
+"""Tag of runs that are part of an ablation: ``ablation``, ``variant`` or ``trial``."""
 MANIFEST_TAG = "assay.manifest.sha256"
 GIT_TIMEOUT_SECONDS = 10.0
 

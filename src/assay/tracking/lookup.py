@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assay.records import ModelRef
-from assay.tracking.lineage import KEY_TAG, MANIFEST_TAG
+from assay.tracking.lineage import KEY_TAG, KIND_TAG, MANIFEST_TAG
 
 KNOWN_SCHEMA = "dc11669786a5"
 """Revision of MLflow's tables that the queries below were written for (`alembic_version`)."""
@@ -33,6 +33,16 @@ FROM model_versions AS version LEFT JOIN model_version_tags AS tag
   ON tag.name = version.name AND tag.version = version.version AND tag.key = ?
 WHERE version.run_id = ? AND version.status = 'READY' AND version.current_stage != 'Deleted_Internal'
 ORDER BY version.version LIMIT 1
+"""
+
+_OF_KIND = """
+SELECT key_tag.value, runs.run_uuid, runs.artifact_uri
+FROM runs JOIN experiments USING (experiment_id)
+  JOIN tags AS key_tag ON key_tag.run_uuid = runs.run_uuid AND key_tag.key = ?
+  JOIN tags AS kind_tag ON kind_tag.run_uuid = runs.run_uuid AND kind_tag.key = ? AND kind_tag.value = ?
+WHERE experiments.name = ? AND experiments.lifecycle_stage = 'active'
+  AND runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active'
+ORDER BY runs.start_time
 """
 
 _METRICS = "SELECT key, value FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan"
@@ -83,6 +93,25 @@ def find_run(database: Path, experiment: str, digest: str) -> FoundRun | None:
     return None
 
 
+def find_of_kind(database: Path, experiment: str, kind: str) -> dict[str, tuple[str, Path]]:
+    """Find every finished run of a kind, e.g. all trials; the latest of several with one run key.
+
+    Args:
+        database: MLflow's SQLite file.
+        experiment: Name of the experiment to look in.
+        kind: Value of the tag `KIND_TAG`.
+
+    Returns:
+        Digest of the run key -> the run's id and the folder of its files.
+
+    Raises:
+        SlowLookupError: Ask through MLflow.
+    """
+    with _tables(database) as tables:
+        rows = tables.execute(_OF_KIND, (KEY_TAG, KIND_TAG, kind, experiment)).fetchall()
+    return {key: (run_id, _local_path(uri)) for key, run_id, uri in rows}
+
+
 def find_artifacts(database: Path, run_id: str) -> Path:
     """Find the folder of a run's files.
 
@@ -91,7 +120,11 @@ def find_artifacts(database: Path, run_id: str) -> Path:
     """
     with _tables(database) as tables:
         row = tables.execute(_ARTIFACTS, (run_id,)).fetchone()
-    parts = urllib.parse.urlsplit(row[0] if row else "")
+    return _local_path(row[0] if row else "")
+
+
+def _local_path(uri: str) -> Path:
+    parts = urllib.parse.urlsplit(uri)
     if parts.scheme != "file":
         raise SlowLookupError
     return Path(urllib.request.url2pathname(parts.path))

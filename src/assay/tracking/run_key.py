@@ -60,13 +60,36 @@ def compute_run_key(
     Raises:
         ProjectError: The flow is missing or is no Python.
     """
-    leaves = {name: json.dumps(value) for name, value in flatten(params).items()}
+    source = source_hashes(flow_file or project.root / "flows" / "pipeline.py", project.cache_dir)
+    values = flatten(params)
+    if not params.ablation.in_run or not params.ablation.choose:
+        values = {name: value for name, value in values.items() if not name.startswith("ablation.")}
+    return assemble_key(values, data_md5, compute, source, package_versions(constraints_file(project)))
+
+
+def assemble_key(
+    values: Mapping[str, Any],
+    data_md5: str,
+    compute: "Compute",
+    source: Mapping[str, str],
+    packages: Mapping[str, str],
+) -> RunKey:
+    """Hash what is known already; many keys that share their source and packages cost little each.
+
+    Args:
+        values: Dotted param -> value; those that change no result are left out here.
+        data_md5: DVC's hash of the pinned data.
+        compute: The device, precision and threads that the run would use.
+        source: As `source_hashes` gives it.
+        packages: As `package_versions` gives it.
+    """
+    leaves = {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
     details = {
         "data": {"data md5": data_md5},
         "params": {name: value for name, value in leaves.items() if _is_keyed(name)},
         "seed": {name: leaves[name] for name in SEED_PARAMS},
-        "source": source_hashes(flow_file or project.root / "flows" / "pipeline.py", project.cache_dir),
-        "packages": package_versions(constraints_file(project)),
+        "source": dict(source),
+        "packages": dict(packages),
         "python": {"python": platform.python_version()},
         "device": {"device": compute.device},
         "precision": {"precision": compute.precision},
@@ -105,17 +128,30 @@ def source_hashes(flow_file: Path, cache_dir: Path) -> dict[str, str]:
     Raises:
         ProjectError: The flow, or a file beside it, is missing or is no Python.
     """
+    flow_files = _follow_flow(flow_file)
+    hashes = module_hashes((name for tree in flow_files.values() for name in _imported_names(tree)), cache_dir)
+    hashes |= {f"{file.parent.name}/{file.name}": _file_sha256(file) for file in flow_files}
+    return dict(sorted(hashes.items()))
+
+
+def module_hashes(names: Iterable[str], cache_dir: Path) -> dict[str, str]:
+    """Hash the modules of ours behind some imported names, and all that they import.
+
+    Args:
+        names: Dotted names, e.g. ``assay.ablation.trial``; those of other packages are passed over.
+        cache_dir: The import graph's own cache lives below it; it is created when missing.
+
+    Returns:
+        File name (``assay/models/cnn.py``) -> SHA-256 (hex) of its bytes.
+    """
     import grimp
 
-    flow_files = _follow_flow(flow_file)
-    names = {name for tree in flow_files.values() for name in _imported_names(tree)}
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     graph = grimp.build_graph("assay", cache_dir=str(cache_dir / "imports"), exclude_type_checking_imports=True)
     package_dir = Path(assay.__file__).parent
     files = {_source_file(module, package_dir) for module in _closure(graph, names)}
     files |= {extra for file in files for extra in file.parent.iterdir() if extra.suffix in PACKAGE_FILE_SUFFIXES}
     hashes = {f"assay/{file.relative_to(package_dir).as_posix()}": _file_sha256(file) for file in files}
-    hashes |= {f"{file.parent.name}/{file.name}": _file_sha256(file) for file in flow_files}
     return dict(sorted(hashes.items()))
 
 

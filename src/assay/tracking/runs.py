@@ -209,9 +209,10 @@ class Tracker:
             "mlflow.source.name": "assay",
             "mlflow.source.type": "LOCAL",
         }
-        return self.client.create_run(self._experiment_id(), tags=tags, run_name=name)
+        return self.client.create_run(self.experiment_id(), tags=tags, run_name=name)
 
-    def _experiment_id(self) -> str:
+    def experiment_id(self) -> str:
+        """Return the id of the experiment, which is made where it is not there yet."""
         experiment = self.client.get_experiment_by_name(self.experiment)
         if experiment is not None:
             return str(experiment.experiment_id)

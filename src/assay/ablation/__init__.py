@@ -1,0 +1,1 @@
+"""Ablations: variants x paired seeds, and what they say about each level."""

@@ -1,0 +1,424 @@
+"""The whole of an ablation, from params to verdicts; whoever calls it brings what runs the trials.
+
+The steps: lay out the design, find what is done already, say what it will cost and what it can see, train what is
+missing, judge, draw, keep. Test data is never read.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from assay.ablation.analysis import INCOMPLETE, STOPPED, Analysis, winners
+from assay.ablation.design import Design, make_design, with_seeds
+from assay.ablation.engine import Engine, Setup, Submit, seconds_per_epoch
+from assay.ablation.figures import draw_ablation
+from assay.ablation.power import detectable, seeds_to_detect
+from assay.ablation.report import write_report
+from assay.data.loading import ImageDataset
+from assay.data.splits import make_splits, resample_val
+from assay.data.versioning import materialize
+from assay.devices import Compute, default_threads, resolve
+from assay.errors import ParamsError
+from assay.params import AblationParams, RunParams, flatten
+from assay.params_yaml import assign
+from assay.project import Project, only_one
+from assay.records import (
+    AblationPlan,
+    AblationRecord,
+    DataRef,
+    RunKey,
+    Splits,
+    Trial,
+    Variant,
+    VariantSummary,
+    Verdict,
+)
+from assay.tracking.ablations import AblationRuns, OpenAblation
+from assay.tracking.run_key import (
+    assemble_key,
+    constraints_file,
+    explain_difference,
+    module_hashes,
+    package_versions,
+    source_hashes,
+)
+
+TRIAL_MODULE = "assay.ablation.trial"
+"""What a trial's result depends on is this module and all that it imports."""
+
+TRIAL_SECTIONS = ("split", "model", "train")
+_UNKEYED = frozenset({"in_run", "choose", "max_trials", "num_workers", "runner"})
+"""Params of the ablation that change no verdict."""
+
+MOST_SEEDS = 100
+"""Seeds that a wish to detect a difference may come to."""
+
+OnPlan = Callable[[AblationPlan], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """An ablation that somebody wants, and all that decides what comes of it.
+
+    Attributes:
+        project: The project.
+        params: All of its params.
+        design: What is trained and compared.
+        data: The verified data.
+        compute: Device, precision and threads of a trial.
+        source: Files that a trial depends on -> SHA-256.
+        packages: Packages -> version.
+        key: The ablation's run key.
+    """
+
+    project: Project
+    params: RunParams
+    design: Design
+    data: DataRef
+    compute: Compute
+    source: Mapping[str, str]
+    packages: Mapping[str, str]
+    key: RunKey
+
+    @cached_property
+    def runs(self) -> AblationRuns:
+        """The ablations of the project's store."""
+        return AblationRuns(self.project, self.params.registry.experiment)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this ablation alone."""
+        return self.project.home / "ablations" / self.key.digest[:16]
+
+    def trial_keys(self, design: Design) -> dict[tuple[str, int], str]:
+        """Return the digest of each trial's run key, by variant and seed."""
+        keys = {}
+        for variant in design.variants:
+            for seed in design.seeds:
+                params = design.params_of(variant, seed)
+                values = _values(params, TRIAL_SECTIONS)
+                if self.params.ablation.resample_splits:
+                    values["ablation.resample_splits"] = True
+                compute = replace(self.compute, precision=resolve(params.device).precision)
+                key = assemble_key(values, self.data.md5, compute, self.source, self.packages)
+                keys[(variant.name, seed)] = key.digest
+        return keys
+
+
+def request(project: Project, params: RunParams) -> Request:
+    """Lay out an ablation and find out what it depends on; neither torch nor MLflow is imported.
+
+    Raises:
+        ParamsError: There is nothing to compare, or a factor or level is not valid.
+        DataError: The data cannot be had, or is not what is pinned.
+        DeviceError: The device or precision is not there.
+    """
+    design = make_design(params)
+    data = materialize(project)
+    compute = trial_compute(params)
+    packages = package_versions(constraints_file(project))
+    values = _values(design.baseline, TRIAL_SECTIONS) | {
+        f"ablation.{name}": value
+        for name, value in flatten(params.ablation).items()
+        if name.partition(".")[0] not in _UNKEYED
+    }
+    flow_file = project.flow_file.with_name("ablate.py")
+    key = assemble_key(values, data.md5, compute, source_hashes(flow_file, project.cache_dir), packages)
+    source = module_hashes([TRIAL_MODULE], project.cache_dir)
+    return Request(project, params, design, data, compute, source, packages, key)
+
+
+def trial_compute(params: RunParams) -> Compute:
+    """Return where a trial computes: on the CPU with one thread, so that as many run as there are cores."""
+    compute = resolve(params.device)
+    return replace(compute, num_threads=1) if compute.device == "cpu" else compute
+
+
+def num_workers(params: RunParams, device: str) -> int:
+    """Return how many trials are trained at a time: one for each core, GPU or TPU chip that this process may use."""
+    if params.ablation.num_workers is not None:
+        return params.ablation.num_workers
+    if device == "cpu":
+        return default_threads()
+    import torch
+
+    return max(1, int(getattr(torch, device).device_count()))
+
+
+def look_back(wanted: Request) -> tuple[AblationRecord | None, tuple[str, ...]]:
+    """Find the finished ablation of this key, and say why it can be reused or why there is none."""
+    found = wanted.runs.find_finished(wanted.key)
+    if found is not None:
+        reason = f"data, params, code and packages are those of ablation {found.run_id}"
+        return replace(found, reused=True, num_trained=0), (reason,)
+    nearest = wanted.runs.nearest(wanted.key)
+    return None, explain_difference(nearest, wanted.key) if nearest else ("there is no finished ablation yet",)
+
+
+def require_consent(plan: AblationPlan, params: AblationParams) -> None:
+    """Refuse to start more trials than somebody agreed to.
+
+    Raises:
+        ParamsError: Says how many there are and how to agree.
+    """
+    missing = plan.num_trials - plan.num_done
+    if missing > params.max_trials:
+        raise ParamsError(
+            f"ablation: {len(plan.variants)} variants x {len(plan.seeds)} seeds are {plan.num_trials} trials, "
+            f"{missing} of them not done yet; more than ablation.max_trials={params.max_trials} are not started "
+            "without asking. Say --yes, raise ablation.max_trials, or give fewer levels or seeds."
+        )
+
+
+class Ablation:
+    """One ablation under way.
+
+    Args:
+        wanted: What is wanted.
+        dataset: The decoded examples.
+        splits: Their division.
+        workers: Trials at a time.
+    """
+
+    def __init__(self, wanted: Request, dataset: ImageDataset, splits: Splits, workers: int) -> None:
+        self.wanted = wanted
+        self._dataset = dataset
+        self._splits = splits
+        self._workers = workers
+        self._started = time.perf_counter()
+        self.design = wanted.design
+        self._lay_out(self.design)
+
+    def _lay_out(self, design: Design) -> None:
+        """Settle on a design and find which of its trials are done."""
+        wanted = self.wanted
+        self.design = design
+        keys = wanted.trial_keys(design)
+        self._setup = Setup(
+            design=design,
+            params=wanted.params.ablation,
+            data=wanted.data,
+            splits={seed: self._splits_of(seed) for seed in design.seeds},
+            keys=keys,
+            trials_dir=wanted.project.home / "trials",
+            cache_dir=wanted.project.cache_dir,
+            num_threads=wanted.compute.num_threads if wanted.compute.device == "cpu" else None,
+        )
+        self._known = wanted.runs.find_trials(keys.values())
+        self._analysis = Analysis(design, wanted.params.ablation, self._splits.num_train)
+        for (name, seed), key in keys.items():
+            if key in self._known:
+                trial = replace(self._known[key], variant=name, seed=seed)
+                self._analysis.add(trial, len(wanted.data.class_names))
+
+    def _splits_of(self, seed: int) -> Splits:
+        if not self.wanted.params.ablation.resample_splits:
+            return self._splits
+        return resample_val(self._dataset, self._splits, self.wanted.params.split, seed, self.wanted.folder / "splits")
+
+    def plan(self) -> AblationPlan:
+        """Return what is left to do and what it can see, as far as that is known by now."""
+        design, ablation = self.design, self.wanted.params.ablation
+        known = self._known.values()
+        epochs = max(0, self._setup.num_epochs() - sum(trial.num_epochs for trial in known))
+        per_epoch = seconds_per_epoch(known)
+        seconds = None if per_epoch is None else per_epoch * epochs / self._workers
+        noise = self._analysis.noise()
+        found = None
+        if noise is not None:
+            found = detectable(noise, len(design.seeds), len(design.contrasts), ablation.alpha, ablation.power)
+        done = [trial for trial in known if trial.state in ("finished", "diverged")]
+        return AblationPlan(
+            mode=ablation.mode,
+            metric=ablation.metric,
+            variants=design.variants,
+            seeds=design.seeds,
+            num_trials=len(self._setup.keys),
+            num_done=len(done),
+            num_epochs=epochs,
+            seconds=0.0 if not epochs else seconds,
+            detectable=found,
+            power=ablation.power,
+            margin=ablation.margin,
+            prunes=design.prunes,
+            baseline={factor.path: json.dumps(factor.baseline, sort_keys=True) for factor in design.factors},
+            alpha=ablation.alpha,
+            resamples_splits=ablation.resample_splits,
+            notes=design.notes,
+        )
+
+    def _engine(self, submit: Submit, on_trial: Callable[[Trial], Trial]) -> Engine:
+        return Engine(self._setup, self._analysis, submit, self._workers, on_trial)
+
+    def choose_seeds(self, submit: Submit, on_plan: OnPlan) -> None:
+        """Train the baseline, and take as many seeds as it takes to find the difference that was asked for.
+
+        Raises:
+            ParamsError: No number of seeds that anybody would want finds it.
+        """
+        ablation = self.wanted.params.ablation
+        if ablation.detect is None:
+            return
+        pilot = max(3, ablation.num_seeds)
+        self._lay_out(make_design(with_seeds(self.wanted.params, pilot)))
+        engine = self._engine(submit, lambda trial: trial)
+        engine.know(self._known)
+        engine.train_baseline()
+        noise = self._analysis.noise()
+        if noise is None:
+            raise ParamsError(
+                "ablation.detect: the baseline's trials failed, so its noise is unknown. Mend them first."
+            )
+        num_contrasts = len(self.design.contrasts)
+        seeds = seeds_to_detect(noise, ablation.detect, num_contrasts, ablation.alpha, ablation.power, most=MOST_SEEDS)
+        if seeds is None:
+            smallest = detectable(noise, MOST_SEEDS, num_contrasts, ablation.alpha, ablation.power)
+            raise ParamsError(
+                f"ablation.detect={ablation.detect}: even {MOST_SEEDS} seeds would find no difference below "
+                f"{smallest:.4f} on {self._splits.num_val} val examples. Ask for a larger one, or enlarge val."
+            )
+        self._lay_out(make_design(with_seeds(self.wanted.params, max(2, seeds))))
+        for trial in engine.trials.values():
+            if trial.key in self._setup.keys.values():
+                self._known[trial.key] = trial
+        on_plan(self.plan())
+
+    def run(self, submit: Submit, on_plan: OnPlan, *, name: str, page: str | None = None) -> AblationRecord:
+        """Train what is missing, judge, and keep all of it.
+
+        Args:
+            submit: Starts some trials.
+            on_plan: Called with the plan once the baseline's noise is known, if it was not before.
+            name: Display name of the MLflow run.
+            page: Address of the flow run's page.
+        """
+        wanted = self.wanted
+        with only_one(wanted.folder / "lock", on_wait=lambda: None):
+            opened = wanted.runs.open(
+                wanted.key, wanted.params, wanted.data, self._splits, self.plan(), name=name, page=page
+            )
+            with wanted.runs.tracker.failure_noted(opened.run_id):
+                engine = self._engine(submit, lambda trial: self._log(opened, trial))
+                planned = self.plan()
+                engine.know(self._known)
+                engine.train(lambda: self._tell(engine, planned, on_plan))
+                record = self._conclude(engine, opened, planned)
+            self._clear()
+        return record
+
+    def _tell(self, engine: Engine, planned: AblationPlan, on_plan: OnPlan) -> None:
+        """Say again what is planned, once the baseline has shown how long it takes and how noisy it is."""
+        self._known |= {trial.key: trial for trial in engine.trials.values()}
+        if planned.detectable is None and len(self.design.seeds) > 1:
+            on_plan(self.plan())
+
+    def _log(self, opened: OpenAblation, trial: Trial) -> Trial:
+        variant = next(variant for variant in self.design.variants if variant.name == trial.variant)
+        return self.wanted.runs.log_trial(opened, trial, variant, self._levels(variant))
+
+    def _levels(self, variant: Variant) -> dict[str, str]:
+        """What each factor is in a variant."""
+        base = {factor.path: json.dumps(factor.baseline, sort_keys=True) for factor in self.design.factors}
+        return base | dict(variant.changes)
+
+    def _conclude(self, engine: Engine, opened: OpenAblation, planned: AblationPlan) -> AblationRecord:
+        """Judge and draw, and keep all of it in MLflow."""
+        wanted, runs = self.wanted, self.wanted.runs
+        verdicts = self._analysis.verdicts(engine.fates)
+        summaries = self._summaries(engine, opened)
+        noise = self._analysis.noise()
+        if noise is not None:
+            ablation = wanted.params.ablation
+            found = detectable(
+                noise, len(self.design.seeds), len(self.design.contrasts), ablation.alpha, ablation.power
+            )
+            planned = replace(planned, detectable=found)
+        record = AblationRecord(
+            run_id=opened.run_id,
+            experiment_id=opened.experiment_id,
+            ablation_key=wanted.key.digest,
+            reused=False,
+            data_md5=wanted.data.md5,
+            plan=planned,
+            num_val=self._splits.num_val,
+            confidence=self._analysis.rules.confidence,
+            summaries=summaries,
+            verdicts=self._with_divergences(verdicts, summaries),
+            trials=tuple(engine.trials[unit] for unit in self._setup.keys if unit in engine.trials),
+            winners=winners(self.design, verdicts),
+            report_path=runs.report_path(opened),
+            seconds=time.perf_counter() - self._started,
+            num_trained=engine.num_trained,
+            notes=self.design.notes,
+        )
+        figures = draw_ablation(record, wanted.folder / "figures")
+        report = write_report(record, figures, runs.tracker.lineage(opened.run_id), wanted.folder / "report.html")
+        runs.finish(opened, record, figures, report)
+        return record
+
+    def _summaries(self, engine: Engine, opened: OpenAblation) -> tuple[VariantSummary, ...]:
+        summaries = []
+        for variant in self.design.variants:
+            fate = engine.fates.get(variant.name, ("finished", ""))[0]
+            units = [(variant.name, seed) for seed in self.design.seeds]
+            trials = [engine.trials[unit] for unit in units if unit in engine.trials]
+            summary = self._analysis.summary(variant, fate, trials)
+            summaries.append(replace(summary, run_id=opened.variants.get(variant.name, "")))
+        return tuple(summaries)
+
+    def _with_divergences(
+        self, verdicts: tuple[Verdict, ...], summaries: tuple[VariantSummary, ...]
+    ) -> tuple[Verdict, ...]:
+        """Say at each verdict how many of its trials diverged; a stopped one shows how far behind it was."""
+        diverged = {summary.variant.name: summary.num_diverged for summary in summaries}
+        return tuple(
+            replace(verdict, num_diverged=sum(diverged[name] for name in contrast.weights), factors=contrast.factors)
+            for verdict, contrast in zip(verdicts, self.design.contrasts, strict=True)
+        )
+
+    def _clear(self) -> None:
+        """Remove the trials' checkpoints: what they came to is in MLflow."""
+        for key in self._setup.keys.values():
+            shutil.rmtree(self._setup.trials_dir / key[:16], ignore_errors=True)
+
+
+def split_for(dataset: ImageDataset, wanted: Request) -> Splits:
+    """Divide the data as a whole run does."""
+    return make_splits(dataset, wanted.params.split, wanted.folder / "splits")
+
+
+def chosen(params: RunParams, record: AblationRecord) -> RunParams:
+    """Return the params with the levels that won."""
+    values = params.model_dump(mode="json")
+    for path, text in record.winners.items():
+        assign(values, path, json.loads(text))
+    return RunParams.model_validate(values)
+
+
+def describe_plan(plan: AblationPlan) -> str:
+    """Return one line: how many trials, how long, and what they can see."""
+    words = (
+        f"{len(plan.variants)} variants x {len(plan.seeds)} seeds: {plan.num_trials - plan.num_done} trials to train"
+    )
+    if plan.seconds is not None:
+        words += f", about {max(1.0, plan.seconds):,.0f} s"
+    if plan.detectable is not None:
+        words += f"; a difference of {plan.detectable:.4f} is found with probability {plan.power:.0%}"
+    return words
+
+
+def describe(record: AblationRecord) -> str:
+    """Return one line: how many levels got which verdict."""
+    words = [verdict.verdict for verdict in record.verdicts]
+    order = ("helps", "hurts", "no difference", "undetermined", STOPPED, INCOMPLETE)
+    counts = ", ".join(f"{words.count(word)} {word}" for word in order if word in words)
+    verb = "Reused" if record.reused else f"{record.num_trained} trials trained"
+    return f"{verb}: {counts}."
+
+
+def _values(params: RunParams, sections: tuple[str, ...]) -> dict[str, object]:
+    return {name: value for name, value in flatten(params).items() if name.partition(".")[0] in sections}

@@ -1,0 +1,319 @@
+"""From factors and levels to variants, and to the contrasts that get verdicts."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue, ValidationError
+
+from assay.ablation.presets import preset_factors
+from assay.errors import ParamsError
+from assay.params import AblationParams, RunParams, flatten
+from assay.params_messages import explain
+from assay.params_yaml import assign
+from assay.records import BASELINE, Contrast, Variant
+
+ABLATED_SECTIONS = ("model", "train", "device")
+"""Sections whose params can be factors: the data and its test split stay the same for all."""
+
+_FIXED = {
+    "train.seed": "seeds are what every variant is repeated with; ablation.num_seeds says how many",
+    "train.checkpoint_every_seconds": "it changes no result",
+    "device.kind": "all trials compute on the same kind of device",
+    "device.num_threads": "all trials compute with the same number of threads",
+}
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One params path and the levels it is given.
+
+    Attributes:
+        path: Params path, e.g. ``train.dropout_prob``.
+        baseline: The level of the variant that all others are compared with.
+        levels: The other levels; validated JSON values.
+    """
+
+    path: str
+    baseline: JsonValue
+    levels: tuple[JsonValue, ...]
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is trained, and what is compared.
+
+    Attributes:
+        baseline: Params of the baseline.
+        factors: The factors.
+        variants: All variants, the baseline first.
+        contrasts: What gets a verdict; one family.
+        seeds: Values of ``train.seed``.
+        prunes: Whether levels that cannot win stop early.
+        notes: Sentences for people.
+    """
+
+    baseline: RunParams
+    factors: tuple[Factor, ...]
+    variants: tuple[Variant, ...]
+    contrasts: tuple[Contrast, ...]
+    seeds: tuple[int, ...]
+    prunes: bool
+    notes: tuple[str, ...]
+
+    def params_of(self, variant: Variant, seed: int) -> RunParams:
+        """Return the params of one trial.
+
+        Args:
+            variant: One of the variants.
+            seed: One of the seeds.
+        """
+        values = self.baseline.model_dump(mode="json")
+        for path, text in variant.changes.items():
+            _replace(values, path, json.loads(text))
+        values["train"]["seed"] = seed
+        return RunParams.model_validate(values)
+
+
+def make_design(params: RunParams) -> Design:
+    """Lay out an ablation.
+
+    The baseline is the project's params with ``ablation.baseline`` on top. *One at a time* changes one factor of it.
+    *Leave one out* puts every factor on its level first, and each variant takes one back to the project's value.
+    *Factorial* crosses all levels: a main effect compares a level with the factor's baseline level, averaged over the
+    cells of the other factors, and an interaction is how much one factor's effect changes with another's level. A
+    factorial that prunes compares each cell with the baseline instead, because effects need every cell.
+
+    Args:
+        params: All params of the project, those of the ablation included.
+
+    Raises:
+        ParamsError: There is nothing to compare, a path is unknown or cannot be a factor, or a level is not valid.
+    """
+    ablation = params.ablation
+    project = _project_values(params)
+    base = _with(project, ablation.baseline, "ablation.baseline")
+    levels = _levels(ablation, base)
+    notes: list[str] = []
+    if ablation.mode == "leave-one-out":
+        factors, base = _left_out(levels, base, notes)
+    else:
+        says = ablation.preset is None  # a preset brings levels that may well be the project's own
+        factors = tuple(_factor(path, given, base, notes if says else []) for path, given in levels.items())
+        factors = tuple(factor for factor in factors if factor.levels)
+    if not factors:
+        raise ParamsError(
+            "ablation in params.yaml: there is nothing to compare; every level equals the baseline. Give a factor "
+            "another level, e.g. ablation.factors={train.dropout_prob: [0.0, 0.5]}."
+        )
+    variants = _crossed(factors) if ablation.mode == "factorial" else _one_each(factors, ablation.mode)
+    prunes = ablation.mode != "factorial" if ablation.prune is None else ablation.prune
+    cells = ablation.mode == "factorial" and not prunes
+    contrasts = _effects(factors, variants) if cells else _against_baseline(variants)
+    if ablation.mode == "factorial" and prunes:
+        notes.append("Cells are compared with the baseline; main effects and interactions need every cell: --no-prune.")
+    if ablation.num_seeds == 1:
+        notes.append("One seed says nothing about chance: every verdict is undetermined. Give ablation.num_seeds=3.")
+    if any(factor.path.startswith("train.early_stopping") for factor in factors):
+        notes.append("Early stopping picks its epoch on val, the same examples that compare: it looks a little better.")
+    first = params.train.seed
+    seeds = tuple((first + number) % 2**32 for number in range(ablation.num_seeds))
+    return Design(_validated(base, {}), factors, variants, contrasts, seeds, prunes, tuple(notes))
+
+
+def with_seeds(params: RunParams, num_seeds: int) -> RunParams:
+    """Return the params with another number of seeds."""
+    return params.model_copy(update={"ablation": params.ablation.model_copy(update={"num_seeds": num_seeds})})
+
+
+def _project_values(params: RunParams) -> Values:
+    """The params without the ablation's own: those decide what is compared, not what a trial is."""
+    values = params.model_dump(mode="json")
+    values["ablation"] = AblationParams().model_dump(mode="json")
+    return values
+
+
+def _levels(ablation: AblationParams, base: Values) -> dict[str, tuple[JsonValue, ...]]:
+    """The preset's factors, or those that are given."""
+    if ablation.preset:
+        return preset_factors(ablation.preset, base)
+    given = dict(ablation.factors)
+    if not given:
+        raise ParamsError(
+            "ablation in params.yaml: there is nothing to compare. Give ablation.factors, e.g. "
+            "{train.dropout_prob: [0.0, 0.5]}, or a preset: ablate=regularization or ablate=dropout."
+        )
+    for path, levels in given.items():
+        if not levels:
+            raise ParamsError(f"ablation.factors.{path}=[]: a factor needs a level besides the baseline's. Add one.")
+    return given
+
+
+def _factor(path: str, levels: Sequence[JsonValue], base: Values, notes: list[str]) -> Factor:
+    """Validate a factor's levels and leave out those that change nothing."""
+    values = [_value_at(_with(base, {path: level}, "ablation.factors"), path) for level in levels]
+    baseline = _value_at(_validated(base, {}).model_dump(mode="json"), path)
+    kept: list[JsonValue] = []
+    for value in values:
+        if value == baseline or value in kept:
+            notes.append(f"{path}={_text(value)} is the baseline's level or given twice: left out.")
+            continue
+        kept.append(value)
+    return Factor(path, baseline, tuple(kept))
+
+
+def _left_out(
+    levels: Mapping[str, tuple[JsonValue, ...]], project: Values, notes: list[str]
+) -> tuple[tuple[Factor, ...], Values]:
+    """Put every factor on its level; what is left out goes back to the project's value."""
+    for path, given in levels.items():
+        if len(given) != 1:
+            raise ParamsError(
+                f"ablation.factors.{path}={_text(list(given))}: leave-one-out puts a factor on or takes it away, so it "
+                "takes one level, the one that is on. Give one, or use mode one-at-a-time."
+            )
+    on = _with(project, {path: given[0] for path, given in levels.items()}, "ablation.factors")
+    factors = []
+    for path in levels:
+        if _value_at(on, path) == _value_at(project, path):
+            notes.append(f"{path}={_text(_value_at(on, path))} is the project's own level: nothing to take away.")
+        else:
+            factors.append(Factor(path, _value_at(on, path), (_value_at(project, path),)))
+    return tuple(factors), on
+
+
+def _one_each(factors: Sequence[Factor], mode: str) -> tuple[Variant, ...]:
+    names = short_names([factor.path for factor in factors])
+    variants = [Variant(BASELINE)]
+    for factor in factors:
+        for level in factor.levels:
+            name = f"{names[factor.path]}={shown(level)}"
+            if mode == "leave-one-out":
+                name = f"without {names[factor.path]}"
+            variants.append(Variant(name, {factor.path: _text(level)}))
+    return tuple(variants)
+
+
+def _crossed(factors: Sequence[Factor]) -> tuple[Variant, ...]:
+    names = short_names([factor.path for factor in factors])
+    variants = []
+    for cell in itertools.product(*((factor.baseline, *factor.levels) for factor in factors)):
+        changed = [(factor, level) for factor, level in zip(factors, cell, strict=True) if level != factor.baseline]
+        name = ", ".join(f"{names[factor.path]}={shown(level)}" for factor, level in changed) or BASELINE
+        variants.append(Variant(name, {factor.path: _text(level) for factor, level in changed}))
+    return tuple(variants)
+
+
+def _against_baseline(variants: Sequence[Variant]) -> tuple[Contrast, ...]:
+    return tuple(
+        Contrast(variant.name, "level", tuple(variant.changes), {variant.name: 1.0, BASELINE: -1.0})
+        for variant in variants
+        if not variant.is_baseline
+    )
+
+
+def _effects(factors: Sequence[Factor], variants: Sequence[Variant]) -> tuple[Contrast, ...]:
+    """Main effects of every level, and interactions of every two levels of two factors."""
+    names = short_names([factor.path for factor in factors])
+    contrasts = []
+    for factor in factors:
+        for level in factor.levels:
+            weights = _weights(variants, [(factor, level)])
+            contrasts.append(Contrast(f"{names[factor.path]}={shown(level)}", "main effect", (factor.path,), weights))
+    for one, other in itertools.combinations(factors, 2):
+        for level, other_level in itertools.product(one.levels, other.levels):
+            name = f"{names[one.path]}={shown(level)} x {names[other.path]}={shown(other_level)}"
+            weights = _weights(variants, [(one, level), (other, other_level)])
+            contrasts.append(Contrast(name, "interaction", (one.path, other.path), weights))
+    return tuple(contrasts)
+
+
+def _weights(variants: Sequence[Variant], levels: Sequence[tuple[Factor, JsonValue]]) -> dict[str, float]:
+    """Weights of the cells in a difference (of differences) between levels and the baseline's levels."""
+    weights: dict[str, float] = {}
+    for variant in variants:
+        sign = 1
+        for factor, level in levels:
+            here = json.loads(variant.changes[factor.path]) if factor.path in variant.changes else factor.baseline
+            sign *= 1 if here == level else -1 if here == factor.baseline else 0
+        if sign:
+            weights[variant.name] = float(sign)
+    share = 2 ** len(levels) / len(weights)
+    return {name: sign * share for name, sign in weights.items()}
+
+
+def _with(values: Values, changes: Mapping[str, JsonValue], where: str) -> Values:
+    """Apply changes and validate; the result is what the params make of it.
+
+    Raises:
+        ParamsError: A path is unknown or cannot be a factor, or a value is not valid there.
+    """
+    changed: Values = json.loads(json.dumps(values))
+    for path, value in changes.items():
+        _require_free(path, where)
+        _replace(changed, path, value)
+    origin = dict.fromkeys(changes, f"in {where}")
+    return _validated(changed, origin).model_dump(mode="json")
+
+
+def _require_free(path: str, where: str) -> None:
+    section = path.partition(".")[0]
+    if section not in ABLATED_SECTIONS or "." not in path:
+        raise ParamsError(
+            f"{where}.{path}: is no params path that trials can differ in; one starts with "
+            f"{', '.join(f'{name}.' for name in ABLATED_SECTIONS)} e.g. train.dropout_prob."
+        )
+    for fixed, reason in _FIXED.items():
+        if path == fixed:
+            raise ParamsError(f"{where}.{path}: cannot differ between trials: {reason}. Leave it out.")
+
+
+def _validated(values: Values, origin: Mapping[str, str]) -> RunParams:
+    try:
+        return RunParams.model_validate(values)
+    except ValidationError as error:
+        sentences = [explain(problem, RunParams, Path("params.yaml"), origin) for problem in error.errors()]
+        raise ParamsError("\n".join(sentences)) from error
+
+
+def _replace(values: Values, path: str, value: Any) -> None:
+    """Set a path; a whole section that is given replaces the old one."""
+    assign(values, path, value)
+
+
+def _value_at(values: Values, path: str) -> Any:
+    here: Any = values
+    for name in path.split("."):
+        here = here[name]
+    return here
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def shown(value: Any) -> str:
+    """Write a level as people read it: ``0.5``, ``[16, 32]``, ``sgd(learning_rate=0.1)``, ``null``."""
+    if isinstance(value, Mapping):
+        rest = ", ".join(f"{key}={shown(item)}" for key, item in value.items() if key != "kind")
+        kind = str(value.get("kind", ""))
+        return f"{kind}({rest})" if rest else kind
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return what each path is called: its last part, or all of it where two would be called the same."""
+    last = [path.rpartition(".")[2] for path in paths]
+    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
+
+
+def changed_leaves(design: Design, variant: Variant) -> Iterator[tuple[str, str]]:
+    """Yield the dotted params in which a variant differs from the baseline, with their JSON text."""
+    base = flatten(design.baseline)
+    for name, value in flatten(design.params_of(variant, design.baseline.train.seed)).items():
+        if base.get(name) != value:
+            yield name, _text(value)

@@ -1,0 +1,288 @@
+"""Trains the trials of an ablation: which one next, which variants go on, what to do when one fails.
+
+It knows nothing of processes or orchestrators: trials are handed to a callable that returns a future. What is done is
+kept in each trial's own folder, so an engine that is killed and started again trains only what is missing and decides
+as it would have decided.
+"""
+
+import math
+import queue
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from assay.ablation.analysis import INCOMPLETE, STOPPED, Analysis
+from assay.ablation.design import Design
+from assay.ablation.halving import go_on, look_epochs
+from assay.ablation.trial_job import TrialJob
+from assay.params import AblationParams
+from assay.progress import announce
+from assay.records import BASELINE, DataRef, Splits, Trial, Variant
+
+CHUNK_SECONDS = 2.0
+"""Trials that are shorter are handed over several at a time."""
+
+MAX_ATTEMPTS = 2
+"""How often a trial is tried before its level is incomplete."""
+
+
+class TrialFuture(Protocol):
+    """Trials that are under way."""
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call back when they are over, whatever came of them."""
+
+    def result(self) -> list[Trial]:
+        """Return the trials, or raise what went wrong."""
+
+
+Submit = Callable[[list[TrialJob]], TrialFuture]
+OnTrial = Callable[[Trial], Trial]
+_Unit = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that the trials of an ablation have in common.
+
+    Attributes:
+        design: What is trained and compared.
+        params: The ablation's params.
+        data: The verified data.
+        splits: Seed -> its division; the same one for all unless splits are resampled.
+        keys: Variant name and seed -> digest of the trial's run key.
+        trials_dir: Folder in which each trial has a folder of its own.
+        cache_dir: Folder of decoded data.
+        num_threads: Threads of a trial.
+    """
+
+    design: Design
+    params: AblationParams
+    data: DataRef
+    splits: Mapping[int, Splits]
+    keys: Mapping[_Unit, str]
+    trials_dir: Path
+    cache_dir: Path
+    num_threads: int | None
+
+    def looks_of(self, variant: Variant) -> tuple[int, ...]:
+        """Return the epochs after which a variant is looked at; only the last where nothing is pruned.
+
+        A variant that trains for another number of epochs is looked at after the same shares of them.
+        """
+        own = self.design.params_of(variant, self.design.seeds[0]).train.num_epochs
+        if not self.design.prunes:
+            return (own,)
+        base = self.design.baseline.train.num_epochs
+        looks = look_epochs(base, self.params.reduction, len(self.design.variants) - 1)
+        return tuple(max(1, round(own * look / base)) for look in looks)
+
+    def num_epochs(self) -> int:
+        """Return the epochs of all trials together; where variants are stopped early, as many as halving leaves."""
+        baseline, *others = (self.looks_of(variant) for variant in self.design.variants)
+        epochs, alive = float(baseline[-1]), len(others)
+        for look in range(len(baseline)):
+            mean = sum(looks[look] - (looks[look - 1] if look else 0) for looks in others) / len(others)
+            epochs += alive * mean
+            alive = math.ceil(alive / self.params.reduction)
+        return math.ceil(epochs * len(self.design.seeds))
+
+    def job(self, variant: Variant, seed: int, looks: Sequence[int]) -> TrialJob:
+        """Return the job that trains one variant with one seed up to the last of some looks."""
+        params = self.design.params_of(variant, seed)
+        device = params.device.model_copy(update={"num_threads": self.num_threads})
+        key = self.keys[(variant.name, seed)]
+        return TrialJob(
+            variant=variant.name,
+            seed=seed,
+            key=key,
+            params=params.model_copy(update={"device": device}).model_dump(mode="json"),
+            data=self.data,
+            splits=self.splits[seed],
+            cache_dir=str(self.cache_dir),
+            run_dir=str(self.trials_dir / key[:16]),
+            looks=tuple(looks),
+        )
+
+
+@dataclass
+class Engine:
+    """Trains an ablation's trials and keeps what they came to.
+
+    Attributes:
+        setup: What the trials have in common.
+        analysis: Gets every trial's answers.
+        submit: Starts some trials.
+        num_workers: Trials at a time.
+        on_trial: Called with each trial that is over; returns it as it is to be kept.
+        trials: Variant name and seed -> the trial as far as it is trained.
+        fates: Variant name -> ``stopped`` or ``incomplete``, and why.
+        num_trained: Trials that were trained here, in whole or in part.
+    """
+
+    setup: Setup
+    analysis: Analysis
+    submit: Submit
+    num_workers: int
+    on_trial: OnTrial
+    trials: dict[_Unit, Trial] = field(default_factory=dict)
+    fates: dict[str, tuple[str, str]] = field(default_factory=dict)
+    num_trained: int = 0
+
+    def __post_init__(self) -> None:
+        self._variants = {variant.name: variant for variant in self.setup.design.variants}
+        self._looks = {name: self.setup.looks_of(variant) for name, variant in self._variants.items()}
+        self._done: queue.Queue[tuple[list[_Unit], TrialFuture]] = queue.Queue()
+        self._attempts: dict[_Unit, int] = {}
+        self._logged: set[_Unit] = set()
+
+    def know(self, trials: Mapping[str, Trial]) -> None:
+        """Take in trials that were done before.
+
+        Args:
+            trials: Digest of the run key -> the trial.
+        """
+        for unit, key in self.setup.keys.items():
+            if key in trials:
+                self._take(replace(trials[key], variant=unit[0], seed=unit[1]))
+
+    def train_baseline(self) -> None:
+        """Train the baseline's trials to the end."""
+        self._train({BASELINE: self._looks[BASELINE]})
+
+    def train(self, on_baseline: Callable[[], None] = lambda: None) -> None:
+        """Train all variants, stopping those that cannot win any more.
+
+        The baseline goes first and goes on to the end, because everything is compared with it.
+
+        Args:
+            on_baseline: Called when the baseline's trials are done.
+        """
+        for look in range(len(self._looks[BASELINE])):
+            alive = [name for name in self._variants if name not in self.fates and name != BASELINE]
+            targets = {BASELINE: self._looks[BASELINE]} if look == 0 else {}
+            targets |= {name: self._looks[name][: look + 1] for name in alive}
+            self._train(targets, on_baseline if look == 0 else lambda: None)
+            if look + 1 < len(self._looks[BASELINE]):
+                self._stop_some(look)
+
+    def _stop_some(self, look: int) -> None:
+        """Let the best variants go on; those that are done already cost nothing and are left out of it."""
+        scores = {}
+        for name, looks in self._looks.items():
+            if name == BASELINE or name in self.fates:
+                continue
+            if all(self.analysis.was_asked_at(name, epoch) for epoch in looks[: look + 1]):
+                scores[name] = self.analysis.score(name, looks[look])
+        if not scores:
+            return
+        best = max(scores, key=lambda name: scores[name])
+        for name in sorted(set(scores) - set(go_on(scores, self.setup.params.reduction))):
+            epoch, behind = self._looks[name][look], scores[best] - scores[name]
+            reason = f"Stopped after epoch {epoch}: {behind:.4f} behind {best}, with all its seeds."
+            self.fates[name] = (STOPPED, reason)
+            for seed in self.setup.design.seeds:
+                self._log(self.trials[(name, seed)])
+
+    def _train(self, targets: Mapping[str, Sequence[int]], on_baseline: Callable[[], None] = lambda: None) -> None:
+        """Train variants up to their looks; returns when all of them are there."""
+        units = [(name, seed) for name in targets for seed in self.setup.design.seeds]
+        waiting = [unit for unit in units if not self._is_there(unit, targets[unit[0]])]
+        under_way = 0
+        told = BASELINE not in targets
+        while True:
+            if not told and self.analysis.is_complete(BASELINE):
+                told = True
+                on_baseline()
+            while waiting and under_way < 2 * self.num_workers:
+                chunk = self._next_chunk(waiting, targets)
+                jobs = [self.setup.job(self._variants[name], seed, targets[name]) for name, seed in chunk]
+                self._follow(chunk, self.submit(jobs))
+                under_way += 1
+            if not under_way:
+                return
+            chunk, future = self._done.get()
+            under_way -= 1
+            waiting += self._collect(chunk, future)
+            self._announce()
+
+    def _follow(self, chunk: list[_Unit], future: TrialFuture) -> None:
+        future.add_done_callback(lambda _: self._done.put((chunk, future)))
+
+    def _collect(self, chunk: list[_Unit], future: TrialFuture) -> list[_Unit]:
+        """Take in what came of a chunk; return what has to be tried again."""
+        try:
+            found = {(trial.variant, trial.seed): trial for trial in future.result()}
+        except Exception as error:
+            found, message = {}, f"{type(error).__name__}: {error}"
+        else:
+            message = "it came to nothing"
+        again = []
+        for unit in chunk:
+            name, seed = unit
+            trial = found.get(unit) or Trial(name, seed, self.setup.keys[unit], "failed", message=message)
+            if trial.state == "failed":
+                self._attempts[unit] = self._attempts.get(unit, 0) + 1
+                if self._attempts[unit] < MAX_ATTEMPTS:
+                    again.append(unit)
+                    continue
+                reason = f"Seed {seed} failed {MAX_ATTEMPTS} times: {trial.message.splitlines()[0][:300]}"
+                self.fates[name] = (INCOMPLETE, reason)
+            self.num_trained += 1
+            self._take(trial)
+        return again
+
+    def _take(self, trial: Trial) -> None:
+        unit = (trial.variant, trial.seed)
+        self.trials[unit] = trial
+        self.analysis.add(trial, len(self.setup.data.class_names))
+        if trial.state in ("finished", "diverged", "failed"):
+            self._log(trial)
+
+    def _log(self, trial: Trial) -> None:
+        """Hand a trial that is over to whoever keeps it, once."""
+        unit = (trial.variant, trial.seed)
+        if unit not in self._logged:
+            self._logged.add(unit)
+            self.trials[unit] = self.on_trial(trial)
+
+    def _is_there(self, unit: _Unit, looks: Sequence[int]) -> bool:
+        """Whether a trial is as far as it is to go, with a look at each epoch that is asked for."""
+        trial = self.trials.get(unit)
+        if trial is None:
+            return False
+        return trial.state in ("finished", "diverged", "failed") or trial.num_epochs >= looks[-1]
+
+    def _next_chunk(self, waiting: list[_Unit], targets: Mapping[str, Sequence[int]]) -> list[_Unit]:
+        """Take as many trials as last about `CHUNK_SECONDS`, and leave enough for every worker."""
+        share = max(1, len(waiting) // (2 * self.num_workers))
+        chunk = [waiting.pop(0)]
+        per_epoch = seconds_per_epoch(self.trials.values())
+        if per_epoch is None or chunk[0][0] == BASELINE:
+            return chunk
+        seconds = per_epoch * self._epochs_left(chunk[0], targets)
+        while waiting and len(chunk) < share and seconds < CHUNK_SECONDS:
+            chunk.append(waiting.pop(0))
+            seconds += per_epoch * self._epochs_left(chunk[-1], targets)
+        return chunk
+
+    def _epochs_left(self, unit: _Unit, targets: Mapping[str, Sequence[int]]) -> int:
+        trial = self.trials.get(unit)
+        return max(0, targets[unit[0]][-1] - (trial.num_epochs if trial else 0))
+
+    def _announce(self) -> None:
+        done = sum(trial.num_epochs for trial in self.trials.values())
+        over = sum(trial.state in ("finished", "diverged", "failed") for trial in self.trials.values())
+        stopped = sum(fate == STOPPED for fate, _ in self.fates.values())
+        text = f"{over} of {len(self.setup.keys)} trials done" + (
+            f", {stopped} variants stopped early" if stopped else ""
+        )
+        total = self.setup.num_epochs()
+        announce("ablate", text, done=min(done, total), total=total)
+
+
+def seconds_per_epoch(trials: Iterable[Trial]) -> float | None:
+    """Return the mean wall time of an epoch of some trials; None where there is none."""
+    timed = [trial for trial in trials if trial.num_epochs and trial.seconds > 0]
+    return sum(trial.seconds for trial in timed) / sum(trial.num_epochs for trial in timed) if timed else None

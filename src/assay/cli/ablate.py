@@ -1,0 +1,166 @@
+"""``assay ablate``: which level helps, by how much, and how sure."""
+
+import argparse
+import gc
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.syntax import Syntax
+
+from assay.ablation import pool
+from assay.ablation.ablate import (
+    Ablation,
+    Request,
+    look_back,
+    num_workers,
+    request,
+    require_consent,
+    split_for,
+)
+from assay.cli.ablation_display import show_ablation, show_plan
+from assay.cli.display import drawing
+from assay.cli.services import follow
+from assay.data.loading import load_dataset
+from assay.files import replace_file
+from assay.params import Params, load_params
+from assay.params_edit import edit_params
+from assay.progress import Stopwatch
+from assay.project import Project, find_project
+from assay.records import AblationRecord
+from assay.tracking.ablations import compare_page
+
+_DASHBOARD = "http://127.0.0.1:5000"
+"""Where ``assay ui`` puts MLflow's dashboard."""
+
+
+def ablate(args: argparse.Namespace) -> int:
+    """Do ``assay ablate``.
+
+    Args:
+        args: What the command line said.
+
+    Returns:
+        Exit code 0, or that of an ablation in a pool; whatever goes wrong here is raised.
+    """
+    begun = time.perf_counter()
+    project = find_project()
+    file = args.params or project.params_file
+    params = load_params(file, overrides_of(args))
+    if args.pool is not None:
+        return follow(project, "ablate", args.pool, params, detach=args.detach, as_json=args.json)
+    project.make_home()
+    console = Console(stderr=args.json)
+    with drawing(console):
+        wanted, found = _look_back(project, params)
+    if found is None:
+        plan = _plan(wanted)
+        show_plan(console, plan)
+        if args.plan:
+            if args.json:
+                sys.stdout.write(json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
+            return 0
+        require_consent(plan, params.ablation)
+        with drawing(console):
+            found = _train(project, params, wanted)
+    record = replace(found, seconds=round(time.perf_counter() - begun, 3))
+    show_ablation(console, record, _next_commands(project, record, is_applied=args.apply))
+    if args.apply:
+        _apply(console, file, record)
+    if args.json:
+        sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+    return 0
+
+
+def overrides_of(args: argparse.Namespace) -> Sequence[str]:
+    """Return the overrides that the options stand for, and those that were given."""
+    options: list[str] = []
+    if args.detect is not None:
+        options.append(f"ablation.detect={args.detect}")
+    if args.seeds is not None:
+        options.append(f"ablation.num_seeds={args.seeds}")
+    if args.prune is not None:
+        options.append(f"ablation.prune={str(args.prune).lower()}")
+    if args.yes:
+        options.append("ablation.max_trials=1000000")
+    return [*options, *args.overrides]
+
+
+def _look_back(project: Project, params: Params) -> tuple[Request, AblationRecord | None]:
+    watch = Stopwatch()
+    with watch.stage("plan", "hashing data, params, code and packages") as words:
+        wanted = request(project, params.of_run())
+        found, reasons = look_back(wanted)
+        words.append(f"{'done before: reusing it' if found else 'not done before'}; {'; '.join(reasons)}")
+    return wanted, found
+
+
+def _plan(wanted: Request) -> Any:
+    dataset = load_dataset(wanted.data, wanted.project.cache_dir)
+    workers = num_workers(wanted.params, wanted.compute.device)
+    return Ablation(wanted, dataset, split_for(dataset, wanted), workers).plan()
+
+
+def _train(project: Project, params: Params, wanted: Request) -> AblationRecord:
+    """Run the flow; the processes that train and Prefect start side by side."""
+    from assay.services.local_prefect import LocalPrefect
+    from assay.services.paths import ServicePaths
+    from assay.services.settings import read_settings, server_environment
+
+    watch = Stopwatch()
+    up = read_settings(ServicePaths(project))
+    of_up = server_environment(up.prefect_url, up.mlflow_url) if up else None
+    with LocalPrefect(project.home / "prefect", of_up) as prefect:
+        with watch.stage("start", "starting processes and Prefect"):
+            gc.disable()
+            if params.ablation.runner == "processes":
+                device = wanted.compute.device
+                pool.start_early(pool.environments(device, num_workers(wanted.params, device)))
+            sys.path.insert(0, str(project.root))
+            flow = importlib.import_module("flows.ablate").ablate
+            prefect.ready()
+            gc.freeze()
+            gc.enable()
+        sections = params.of_run().sections()
+        del sections["evaluation"]
+        record: AblationRecord = flow(**sections, project_dir=project.root)
+    return record
+
+
+def _next_commands(project: Project, record: AblationRecord, *, is_applied: bool) -> dict[str, str]:
+    from assay.services.paths import ServicePaths
+    from assay.services.settings import read_settings
+
+    up = read_settings(ServicePaths(project))
+    base = up.mlflow_url if up else _DASHBOARD
+    runs = [summary.run_id for summary in record.summaries if summary.run_id]
+    commands = {}
+    if record.winners and not is_applied:
+        commands["take over"] = "assay ablate --apply"
+    if record.report_path:
+        path = Path(record.report_path)
+        commands["report"] = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    if not up:
+        commands["dashboard"] = "assay ui"
+    return commands | {"compare": compare_page(base, record.experiment_id, runs)}
+
+
+def _apply(console: Console, file: Path, record: AblationRecord) -> None:
+    """Write the levels that won into the params file, after showing what changes."""
+    if not record.winners:
+        console.print("\nNo level helps, so params.yaml stays as it is.", highlight=False)
+        return
+    text, diff = edit_params(file, record.winners)
+    if not diff:
+        console.print(f"\n{file} has these levels already.", highlight=False)
+        return
+    console.print()
+    console.print(Syntax(diff, "diff", background_color="default") if console.is_terminal else diff)
+    replace_file(file, text.encode())
+    console.print(f"Written to {file}.", highlight=False)

@@ -1,0 +1,173 @@
+import json
+from typing import Any
+
+import pytest
+
+from assay.ablation.design import make_design, shown
+from assay.errors import ParamsError
+from assay.params import Params, RunParams
+from assay.records import BASELINE
+
+
+def params_with(**ablation: Any) -> RunParams:
+    return RunParams.model_validate({"ablation": ablation})
+
+
+TWO = {"train.dropout_prob": (0.0, 0.5), "train.l2": (1e-4,)}
+
+
+def test_one_at_a_time_changes_one_factor_and_keeps_the_rest() -> None:
+    params = params_with(factors=TWO, num_seeds=2)
+    design = make_design(params)
+    assert [variant.name for variant in design.variants] == [
+        BASELINE,
+        "dropout_prob=0.0",
+        "dropout_prob=0.5",
+        "l2=0.0001",
+    ]
+    assert design.seeds == (0, 1)
+    for variant in design.variants:
+        trial = design.params_of(variant, 7)
+        assert trial.train.seed == 7
+        changed = {name for name in ("dropout_prob", "l2") if getattr(trial.train, name) != getattr(params.train, name)}
+        assert changed == {path.rpartition(".")[2] for path in variant.changes}
+        assert trial.model == params.model
+    assert [contrast.weights for contrast in design.contrasts] == [
+        {variant.name: 1.0, BASELINE: -1.0} for variant in design.variants[1:]
+    ]
+
+
+def test_trials_do_not_depend_on_what_else_is_compared() -> None:
+    one, two = (make_design(params_with(factors=factors)) for factors in ({"train.l2": (1e-4,)}, TWO))
+    assert one.params_of(one.variants[1], 3) == two.params_of(two.variants[3], 3)
+
+
+def test_leave_one_out_puts_all_on_and_takes_one_away() -> None:
+    factors = {"train.dropout_prob": (0.5,), "train.label_smoothing": (0.1,)}
+    design = make_design(params_with(factors=factors, mode="leave-one-out"))
+    assert design.baseline.train.dropout_prob == 0.5
+    assert design.baseline.train.label_smoothing == 0.1
+    names = [variant.name for variant in design.variants]
+    assert names == [BASELINE, "without dropout_prob", "without label_smoothing"]
+    away = design.params_of(design.variants[1], 0).train
+    assert (away.dropout_prob, away.label_smoothing) == (Params().train.dropout_prob, 0.1)
+
+
+def test_factorial_crosses_all_levels() -> None:
+    design = make_design(params_with(factors=TWO, mode="factorial"))
+    assert len(design.variants) == 3 * 2
+    assert design.variants[0].is_baseline
+    assert len({variant.name for variant in design.variants}) == 6
+    assert not design.prunes
+    kinds = [contrast.kind for contrast in design.contrasts]
+    assert kinds == ["main effect"] * 3 + ["interaction"] * 2
+
+
+@pytest.mark.parametrize("effect", [0.3, -1.0])
+def test_contrasts_of_a_factorial_find_planted_effects(effect: float) -> None:
+    """A table of cell means with known main effects and one interaction gives just these."""
+    design = make_design(params_with(factors=TWO, mode="factorial"))
+
+    def mean(changes: dict[str, str]) -> float:
+        dropout = {"0.0": effect, "0.5": 2 * effect}.get(changes.get("train.dropout_prob", ""), 0.0)
+        l2 = 0.25 if "train.l2" in changes else 0.0
+        both = 0.12 if changes.get("train.dropout_prob") == "0.5" and l2 else 0.0
+        return 0.7 + dropout + l2 + both
+
+    means = {variant.name: mean(variant.changes) for variant in design.variants}
+    found = {
+        contrast.name: sum(weight * means[name] for name, weight in contrast.weights.items())
+        for contrast in design.contrasts
+    }
+    assert found == pytest.approx(
+        {
+            "dropout_prob=0.0": effect,
+            "dropout_prob=0.5": 2 * effect + 0.12 / 2,
+            "l2=0.0001": 0.25 + 0.12 / 3,
+            "dropout_prob=0.0 x l2=0.0001": 0.0,
+            "dropout_prob=0.5 x l2=0.0001": 0.12,
+        }
+    )
+    for contrast in design.contrasts:
+        assert sum(contrast.weights.values()) == pytest.approx(0)
+
+
+def test_a_factorial_that_prunes_compares_cells() -> None:
+    design = make_design(params_with(factors=TWO, mode="factorial", prune=True))
+    assert {contrast.kind for contrast in design.contrasts} == {"level"}
+    assert any("--no-prune" in note for note in design.notes)
+
+
+def test_levels_that_equal_the_baseline_are_left_out_and_said() -> None:
+    design = make_design(params_with(factors={"train.dropout_prob": (0.25, 0.5, 0.5)}))
+    assert [variant.name for variant in design.variants] == [BASELINE, "dropout_prob=0.5"]
+    assert len([note for note in design.notes if "left out" in note]) == 2
+
+
+def test_a_whole_section_can_be_a_level() -> None:
+    sgd = {"kind": "sgd", "learning_rate": 0.1}
+    design = make_design(params_with(factors={"train.optimizer": (sgd,), "train.early_stopping": (None,)}))
+    trial = design.params_of(design.variants[1], 0)
+    assert trial.train.optimizer.kind == "sgd"
+    assert design.params_of(design.variants[2], 0).train.early_stopping is None
+    assert design.variants[2].name == "early_stopping=null"
+    assert any("Early stopping" in note for note in design.notes)
+    assert json.loads(design.variants[1].changes["train.optimizer"])["learning_rate"] == 0.1
+
+
+def test_the_baseline_can_differ_from_the_project() -> None:
+    design = make_design(params_with(factors={"train.l1": (1e-5,)}, baseline={"train.num_epochs": 2}))
+    assert [design.params_of(variant, 0).train.num_epochs for variant in design.variants] == [2, 2]
+
+
+@pytest.mark.parametrize("preset", ["dropout", "regularization"])
+def test_presets_make_valid_designs(preset: str) -> None:
+    design = make_design(params_with(preset=preset))
+    assert len(design.variants) >= 5
+    assert not any("left out" in note for note in design.notes)
+    for variant in design.variants[1:]:
+        assert design.params_of(variant, 0) != design.params_of(design.variants[0], 0)
+
+
+def test_a_preset_takes_the_place_of_the_factors() -> None:
+    design = make_design(params_with(preset="dropout", factors={"train.l2": (0.9,)}))
+    assert [factor.path for factor in design.factors] == ["train.dropout_prob"]
+
+
+@pytest.mark.parametrize(
+    ("ablation", "words"),
+    [
+        ({}, "nothing to compare"),
+        ({"factors": {"train.l2": ()}}, "needs a level"),
+        ({"factors": {"train.l2": (0.0,)}}, "every level equals the baseline"),
+        ({"factors": {"train.dropout": (0.1,)}}, "Did you mean train.dropout_prob?"),
+        ({"factors": {"train.dropout_prob": (1.4,)}}, "must be in [0, 0.999]"),
+        ({"factors": {"train.dropout_prob": ("high",)}}, "must be a number"),
+        ({"factors": {"train.num_epochs": (2.5,)}}, "must be a whole number"),
+        ({"factors": {"train.optimizer.kind": ("adamax",)}}, "must be one of"),
+        ({"factors": {"train.optimizer.momentum": (0.5,)}}, "belongs to kind sgd"),
+        ({"factors": {"train.seed": (1, 2)}}, "ablation.num_seeds"),
+        ({"factors": {"device.num_threads": (2,)}}, "cannot differ"),
+        ({"factors": {"split.seed": (1,)}}, "no params path that trials can differ in"),
+        ({"factors": {"evaluation.num_bootstrap": (100,)}}, "no params path"),
+        ({"factors": {"train": (1,)}}, "no params path"),
+        ({"factors": {"train.l2": (1e-4, 1e-3)}, "mode": "leave-one-out"}, "takes one level"),
+        ({"factors": {"train.l2": (1e-4,)}, "baseline": {"train.nope": 1}}, "train.nope in ablation.baseline"),
+    ],
+)
+def test_bad_requests_are_one_clear_paragraph(ablation: dict[str, Any], words: str) -> None:
+    with pytest.raises(ParamsError) as refused:
+        make_design(params_with(**ablation))
+    assert words in str(refused.value)
+
+
+def test_one_seed_is_allowed_and_said() -> None:
+    design = make_design(params_with(factors=TWO, num_seeds=1))
+    assert any("One seed" in note for note in design.notes)
+
+
+def test_levels_read_as_people_write_them() -> None:
+    assert shown({"kind": "sgd", "learning_rate": 0.1}) == "sgd(learning_rate=0.1)"
+    assert shown({"kind": "none"}) == "none"
+    assert shown([16, 32]) == "[16, 32]"
+    assert shown(None) == "null"

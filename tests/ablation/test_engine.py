@@ -1,0 +1,160 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from assay.ablation.design import make_design
+from assay.params import RunParams
+from assay.records import BASELINE, Trial
+from tests.ablation.simulated import World, engine_of, ten_levels
+
+NAMES = [f"l2={round(0.001 * number, 3)}" for number in range(1, 11)]
+
+
+def world_of(folder: Path, step: float = 0.02, number: int = 0) -> World:
+    """The first level is best, the last is worst, the baseline in the middle."""
+    accuracy = {name: 0.9 + step * (4.5 - place) for place, name in enumerate(NAMES)} | {BASELINE: 0.9}
+    folder.mkdir(exist_ok=True)
+    return World(folder, accuracy, number=number)
+
+
+def test_without_pruning_every_trial_is_trained_once_to_the_end(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    engine, analysis, over = engine_of(world, ten_levels(prune=False))
+    engine.train()
+    assert len(world.jobs) == len(over) == 11 * 4 == engine.num_trained
+    assert {job.looks for job in world.jobs} == {(9,)}
+    assert Counter((trial.variant, trial.seed) for trial in over).most_common(1)[0][1] == 1
+    assert engine.fates == {}
+    verdicts = {verdict.name: verdict for verdict in analysis.verdicts({})}
+    assert verdicts[NAMES[0]].verdict == "helps"
+    assert verdicts[NAMES[-1]].verdict == "hurts"
+
+
+def test_pruning_stops_a_level_with_all_its_seeds_and_never_the_baseline(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    engine, _, over = engine_of(world, ten_levels())
+    engine.train()
+    assert engine.setup.looks_of(engine.setup.design.variants[0]) == (1, 3, 9)
+    alive = [variant.name for variant in engine.setup.design.variants if variant.name not in engine.fates]
+    assert BASELINE in alive
+    assert NAMES[0] in alive
+    assert len(alive) == 1 + 2  # of 10, 4 go on, then 2
+    for variant in engine.setup.design.variants:
+        lengths = {engine.trials[(variant.name, seed)].num_epochs for seed in engine.setup.design.seeds}
+        assert len(lengths) == 1, "all seeds of a level go equally far"
+    assert Counter(t.num_epochs for t in over) == {1: 6 * 4, 3: 2 * 4, 9: 3 * 4}
+    assert sum(t.num_epochs for t in over) == engine.setup.num_epochs()
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_pruning_changes_no_comparison_of_the_levels_that_stay(tmp_path: Path, number: int) -> None:
+    """On simulated curves: a survivor's difference is that of the full grid, and so is its verdict."""
+    found = {}
+    for name, prune in (("full", False), ("pruned", True)):
+        world = world_of(tmp_path / name, step=0.008, number=number)
+        engine, analysis, _ = engine_of(world, ten_levels(prune=prune))
+        engine.train()
+        found[name] = {verdict.name: verdict for verdict in analysis.verdicts(engine.fates)}
+    stayed = [name for name, verdict in found["pruned"].items() if verdict.verdict != "stopped"]
+    assert 1 <= len(stayed) <= 3
+    for name in stayed:
+        pruned, full = found["pruned"][name], found["full"][name]
+        assert (pruned.difference, pruned.num_seeds) == (full.difference, full.num_seeds)
+        assert pruned.verdict == full.verdict
+        assert pruned.p_holm >= full.p_holm - 1e-12, "a level that was stopped makes no other claim easier"
+    for name in set(found["full"]) - set(stayed):
+        assert found["pruned"][name].reason.startswith("Stopped after epoch")
+
+
+def test_what_is_known_is_not_trained_again(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    first, _, over = engine_of(world, ten_levels())
+    first.train()
+    second, _, told = engine_of(world, ten_levels())
+    trained = len(world.jobs)
+    second.know({trial.key: trial for trial in over})
+    second.train()
+    assert len(world.jobs) == trained
+    assert second.num_trained == 0
+    assert second.fates == first.fates
+    assert {(t.variant, t.seed) for t in told} == {(t.variant, t.seed) for t in over}
+
+
+@pytest.mark.parametrize("kept", [5, 17, 30])
+def test_an_engine_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, kept: int) -> None:
+    world = world_of(tmp_path)
+    whole, whole_analysis, over = engine_of(world, ten_levels())
+    whole.train()
+    again, again_analysis, _ = engine_of(world, ten_levels())
+    again.know({trial.key: trial for trial in over[:kept]})
+    again.train()
+    assert again.fates == whole.fates
+    assert again_analysis.verdicts(again.fates) == whole_analysis.verdicts(whole.fates)
+
+
+def test_a_trial_that_fails_is_tried_again(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    world.faults = {(NAMES[2], 1): ["failed"], (NAMES[3], 0): [RuntimeError("killed")]}
+    engine, _, over = engine_of(world, ten_levels(prune=False))
+    engine.train()
+    assert engine.fates == {}
+    assert Counter(t.state for t in over) == {"finished": 44}
+
+
+def test_a_trial_that_fails_twice_makes_its_level_incomplete_and_no_other(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    world.faults = {(NAMES[0], 1): ["failed", "failed"]}
+    engine, analysis, over = engine_of(world, ten_levels(prune=False))
+    engine.train()
+    assert list(engine.fates) == [NAMES[0]]
+    assert Counter(t.state for t in over) == {"finished": 43, "failed": 1}
+    verdicts = {verdict.name: verdict for verdict in analysis.verdicts(engine.fates)}
+    assert verdicts[NAMES[0]].verdict == "incomplete"
+    assert "Seed 1 failed 2 times: ValueError: no" in verdicts[NAMES[0]].reason
+    assert verdicts[NAMES[-1]].verdict == "hurts"
+
+
+def test_a_trial_that_diverged_counts(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    world.faults = {(NAMES[0], 1): ["diverged"]}
+    engine, analysis, over = engine_of(world, ten_levels(prune=False))
+    engine.train()
+    assert engine.fates == {}
+    summary = analysis.summary(engine.setup.design.variants[1], "finished", [t for t in over if t.variant == NAMES[0]])
+    assert (summary.num_seeds, summary.num_diverged) == (4, 1)
+
+
+def test_the_baseline_goes_first_and_is_told_when_it_is_done(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    engine, analysis, _ = engine_of(world, ten_levels())
+    jobs_before: list[int] = []
+    engine.train(lambda: jobs_before.append(len(world.jobs)))
+    assert [job.variant for job in world.jobs[:4]] == [BASELINE] * 4
+    assert world.jobs[0].looks == (1, 3, 9)
+    assert len(jobs_before) == 1
+    assert jobs_before[0] < len(world.jobs)
+    assert analysis.noise() is not None
+
+
+def test_short_trials_are_handed_over_together(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    engine, _, _ = engine_of(world, ten_levels(baseline={"train.num_epochs": 1}, num_seeds=20))
+    sizes: list[int] = []
+    engine.submit = lambda jobs: (sizes.append(len(jobs)), world.submit(jobs))[1]  # type: ignore[assignment]
+    engine.train()
+    assert sum(sizes) == 11 * 20
+    assert max(sizes) == 4  # half a second each, two seconds together
+
+
+def test_a_variant_with_other_epochs_is_looked_at_after_the_same_share(tmp_path: Path) -> None:
+    params = RunParams.model_validate(
+        {"ablation": {"factors": {"train.num_epochs": (18, 27, 36, 45)}, "baseline": {"train.num_epochs": 9}}}
+    )
+    design = make_design(params)
+    world = World(tmp_path, {variant.name: 0.8 for variant in design.variants})
+    engine, _, _ = engine_of(world, params)
+    assert engine.setup.looks_of(design.variants[0]) == (1, 3, 9)
+    assert engine.setup.looks_of(design.variants[1]) == (2, 6, 18)
+    engine.train()
+    assert all(isinstance(trial, Trial) for trial in engine.trials.values())
