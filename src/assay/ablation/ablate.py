@@ -6,6 +6,7 @@ missing, judge, draw, keep. Test data is never read.
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,6 @@ from pathlib import Path
 from assay.ablation.analysis import INCOMPLETE, STOPPED, Analysis, winners
 from assay.ablation.design import Design, make_design, with_seeds
 from assay.ablation.engine import Engine, Setup, Submit, seconds_per_epoch
-from assay.ablation.figures import draw_ablation
 from assay.ablation.power import detectable, seeds_to_detect
 from assay.ablation.report import write_report
 from assay.data.loading import ImageDataset
@@ -304,6 +304,7 @@ class Ablation:
             with wanted.runs.tracker.failure_noted(opened.run_id):
                 engine = self._engine(submit, lambda trial: self._log(opened, trial))
                 planned = self.plan()
+                threading.Thread(target=_import_drawing, daemon=True).start()  # a second, while trials are trained
                 engine.know(self._known)
                 engine.train(lambda: self._tell(engine, planned, on_plan))
                 record = self._conclude(engine, opened, planned)
@@ -327,6 +328,8 @@ class Ablation:
 
     def _conclude(self, engine: Engine, opened: OpenAblation, planned: AblationPlan) -> AblationRecord:
         """Judge and draw, and keep all of it in MLflow."""
+        from assay.ablation.figures import draw_ablation
+
         wanted, runs = self.wanted, self.wanted.runs
         verdicts = self._analysis.verdicts(engine.fates)
         summaries = self._summaries(engine, opened)
@@ -422,3 +425,9 @@ def describe(record: AblationRecord) -> str:
 
 def _values(params: RunParams, sections: tuple[str, ...]) -> dict[str, object]:
     return {name: value for name, value in flatten(params).items() if name.partition(".")[0] in sections}
+
+
+def _import_drawing() -> None:
+    from assay.ablation import figures
+
+    assert figures

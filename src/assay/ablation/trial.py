@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from assay.ablation.contributions import METRICS, contributions
 from assay.ablation.outcomes import Outcomes, read_outcomes, write_outcomes
 from assay.ablation.trial_job import TrialJob
 from assay.data.loading import ImageDataset, load_dataset
 from assay.data.splits import load_split
 from assay.devices import resolve
 from assay.errors import DataError, NonFiniteError
-from assay.evaluation.metrics import score, true_class_loss
 from assay.evaluation.predictions import predict_probabilities
 from assay.files import replace_file
 from assay.models.files import load_model
@@ -32,8 +32,6 @@ from assay.training.fit import fit
 
 OUTCOMES_FILE = "outcomes.npz"
 TRIAL_FILE = "trial.json"
-TRIAL_METRICS = ("f1_macro", "accuracy", "recall_macro", "log_loss")
-_CALIBRATION_BINS = 15
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ def _train(job: TrialJob, params: RunParams, dataset: ImageDataset, folder: Path
     labels = np.asarray(dataset.labels[rows.val])
     probabilities = predict_probabilities(module, dataset, rows.val, compute)
     num_epochs = len(trained.history)
-    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), true_class_loss(labels, probabilities))
+    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), _log_losses(labels, probabilities))
     is_over = trained.stopped_early or num_epochs >= params.train.num_epochs
     return Trial(
         variant=job.variant,
@@ -115,7 +113,7 @@ def _diverged(job: TrialJob, params: RunParams, dataset: ImageDataset, folder: P
     probabilities = np.tile(frequencies, (len(labels), 1))
     history = _history_so_far(folder, job.key)
     num_epochs = len(history) + 1
-    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), true_class_loss(labels, probabilities))
+    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), _log_losses(labels, probabilities))
     train_labels = np.asarray(dataset.labels[rows.train[: len(labels)]])
     return Trial(
         variant=job.variant,
@@ -144,8 +142,17 @@ def _look(folder: Path, labels: np.ndarray, epoch: int, predictions: np.ndarray,
 
 
 def _scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    found = score(labels, probabilities, _CALIBRATION_BINS)
-    return {name: found[name] for name in TRIAL_METRICS}
+    """The metrics on some examples, as means of their contributions: scikit-learn takes a second to import."""
+    predictions, losses = probabilities.argmax(axis=1), _log_losses(labels, probabilities)
+    num_classes = probabilities.shape[1]
+    return {name: float(contributions(name, labels, predictions, losses, num_classes).mean()) for name in METRICS}
+
+
+def _log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Each example's ``-ln p`` of its true class, bounded as `assay.evaluation.metrics` bounds it."""
+    smallest = np.finfo(np.float64).eps
+    losses: np.ndarray = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], smallest, 1.0 - smallest))
+    return losses
 
 
 def _done_before(folder: Path, job: TrialJob) -> Trial | None:
