@@ -85,6 +85,9 @@ def trials_started(params: RunParams, device: str, workers: int) -> Iterator[Sub
         _pools.append(started)
         try:
             yield lambda jobs: runner.submit(_named(train_in_pool, jobs), {"jobs": _values(jobs)})
+        except BaseException:
+            started.close()  # first, or leaving the threads would wait for what is being trained
+            raise
         finally:
             _pools.remove(started)
 
@@ -95,7 +98,8 @@ def _threads(number: int) -> "ThreadPoolTaskRunner[Any]":
 
 def _named(trials: Any, jobs: list[TrialJob]) -> Any:
     more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
-    return trials.with_options(task_run_name=f"Train {jobs[0].name}{more}")
+    name = f"Train {jobs[0].name}{more}"
+    return trials.with_options(task_run_name=name.replace("{", "{{").replace("}", "}}"))
 
 
 def _values(jobs: list[TrialJob]) -> list[dict[str, Any]]:

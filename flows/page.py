@@ -37,6 +37,9 @@ MLFLOW_URL_VARIABLE = "ASSAY_MLFLOW_URL"
 ABLATION_FIGURES = ("forest", "learning_curves", "generalization_gap", "interaction")
 """Figures of an ablation that a page may show."""
 
+_LONG_STAGES = {"train": "progress", "ablate": "ablation-progress"}
+"""Stage -> key of its progress artifact."""
+
 _EVERY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -201,15 +204,18 @@ class _Log:
 
 
 class _Bar:
-    """A progress artifact that follows the stage ``train``."""
+    """A progress artifact for each long stage, ``ablate`` and ``train``."""
 
     def __init__(self) -> None:
+        self._stage = ""
         self._artifact: UUID | None = None
         self._drawn = 0.0
 
     def __call__(self, event: progress.Progress) -> None:
-        if event.stage != "train":
+        if event.stage not in _LONG_STAGES:
             return
+        if event.stage != self._stage:
+            self._stage, self._artifact = event.stage, None
         now = time.monotonic()
         if event.finished or self._artifact is None or now - self._drawn >= _EVERY_SECONDS:
             self._drawn = now
@@ -219,7 +225,8 @@ class _Bar:
         share = 100.0 if event.finished else 100.0 * event.done / max(event.total, 1)
         try:
             if self._artifact is None:
-                made = create_progress_artifact(share, key="progress", description=event.text or "training")
+                key = _LONG_STAGES[event.stage]
+                made = create_progress_artifact(share, key=key, description=event.text or "training")
                 self._artifact = made if isinstance(made, UUID) else None
             elif self._artifact is not None:
                 update_progress_artifact(self._artifact, share, description=event.text)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from assay.data.loading import ImageDataset
-from assay.data.splits import SplitIndices, find_units, load_split, make_splits, split_digest
+from assay.data.splits import SplitIndices, find_units, load_split, make_splits, resample_val, split_digest
 from assay.errors import DataError, ParamsError
 from assay.params import SplitParams
 from assay.records import Splits
@@ -168,3 +168,30 @@ def test_the_digest_tells_the_splits_apart() -> None:
     rows = [np.array([1, 2]), np.array([3]), np.array([4])]
     assert split_digest(SplitIndices(*rows)) != split_digest(SplitIndices(rows[0], rows[2], rows[1]))
     assert split_digest(SplitIndices(np.array([1]), np.array([2, 3]), rows[2])) != split_digest(SplitIndices(*rows))
+
+
+@quick
+@given(datasets(), st.integers(0, 3))
+def test_train_and_val_drawn_anew_leave_test_alone(tmp_path: Path, dataset: ImageDataset, seed: int) -> None:
+    splits, before = split_or_assume(dataset, PARAMS, tmp_path)
+    assume(len(before.val))
+    try:
+        after = load_split(resample_val(dataset, splits, PARAMS, seed, tmp_path / "again"))
+    except DataError as error:
+        assume("gets no example in" not in str(error))
+        raise
+    assert np.array_equal(after.test, before.test)
+    assert np.array_equal(
+        np.sort(np.concatenate([after.train, after.val])), np.sort(np.concatenate([before.train, before.val]))
+    )
+    units = find_units(dataset.content_hash, dataset.groups)
+    assert not set(units[after.train]) & set(units[after.val])
+
+
+def test_each_seed_draws_another_val_of_about_the_same_size(tmp_path: Path) -> None:
+    dataset = make_dataset(np.arange(400) % 4)
+    splits = make_splits(dataset, PARAMS, tmp_path)
+    drawn = [load_split(resample_val(dataset, splits, PARAMS, seed, tmp_path)).val for seed in (0, 1, 0)]
+    assert np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert all(abs(len(val) - splits.num_val) <= 4 for val in drawn)

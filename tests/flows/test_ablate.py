@@ -125,16 +125,16 @@ def test_an_ablation_from_plan_to_verdicts(project: Copy) -> None:
 
 
 def test_an_ablation_killed_anywhere_goes_on(project: Copy, tmp_path: Path) -> None:
-    arguments = (FACTORS, "train.num_epochs=8", "train.checkpoint_every_seconds=0")
+    arguments = (FACTORS, "train.num_epochs=5", "train.checkpoint_every_seconds=0")
     whole = ablate(project, *arguments, ASSAY_HOME=str(tmp_path / "whole"))
     command = project.command("ablate", "--json", *SMALL, *arguments)
-    for killed in range(3):
+    for killed in range(2):
         with subprocess.Popen(
             command, cwd=project.root, env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
             seen = len(checkpoints(project))
             until(lambda seen=seen: len(checkpoints(project)) > seen or process.poll() is not None)
-            victims = [process] if killed < 2 else trainers(process.pid)[:1]
+            victims = [process] if killed == 0 else trainers(process.pid)[:1]
             for victim in victims:
                 victim.send_signal(signal.SIGKILL)
             process.wait()
@@ -167,7 +167,7 @@ def test_levels_that_help_are_taken_over_with_their_diff(project: Copy) -> None:
     shutil.copy(ROOT / "params.yaml", project.root)
     before = (project.root / "params.yaml").read_text()
     tiny = "ablation.baseline={train.optimizer.learning_rate: 1.0e-6}"
-    arguments = (tiny, "ablation.factors={train.optimizer.learning_rate: [0.01]}", "ablation.num_seeds=3")
+    arguments = (tiny, "ablation.factors={train.optimizer.learning_rate: [0.01]}", "--detect=0.1")
     done = project.assay("ablate", "--apply", *SMALL, *arguments)
     assert done.returncode == 0, done.stderr
     assert "helps" in done.stdout
@@ -190,14 +190,6 @@ def test_a_run_can_ablate_first_and_go_on_with_what_helped(project: Copy) -> Non
     assert record["metrics"]["accuracy"] > 0.5, "with the baseline's rate it would be a tenth"
     query = "select value from params where run_uuid = ? and key = 'train.optimizer.learning_rate'"
     assert rows(project, query, record["run_id"]) == [("0.01",)]
-    again = project.run(
-        "ablation.in_run=true",
-        "ablation.choose=true",
-        "ablation.num_seeds=3",
-        "train.optimizer.learning_rate=1.0e-6",
-        "ablation.factors={train.optimizer.learning_rate: [0.01]}",
-    )
-    assert again["reused"] is True
 
 
 @pytest.mark.parametrize(

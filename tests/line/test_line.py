@@ -115,6 +115,23 @@ def test_a_run_in_the_own_process_is_in_the_same_prefect(line: Line) -> None:
     assert not (line.home / "prefect" / "server.log").exists()  # of a Prefect of its own
 
 
+def test_an_ablation_in_a_pool_shows_its_verdicts(line: Line) -> None:
+    factors = ("ablation.factors={train.l2: [0.5]}", "ablation.baseline={}", "ablation.num_seeds=2")
+    done = line.copy.assay("ablate", "--json", "--pool", "cpu", *SMALL, "train.num_epochs=2", *factors)
+    assert done.returncode == 0, done.stderr
+    sent = json.loads(done.stdout)
+    assert sent["state"] == "Completed"
+    assert sent["message"].startswith("4 trials trained: 1 ")
+    with line.api() as api:
+        artifacts = api.filter("/artifacts/filter", {"flow_runs": {"id": {"any_": [sent["flow_run_id"]]}}})
+    pages = {artifact["key"]: artifact["data"] for artifact in artifacts}
+    assert {"plan", "verdicts", "result", "ablation-progress", "forest", "learning-curves"} <= set(pages)
+    [verdict] = json.loads(pages["verdicts"])
+    assert verdict["level"] == "l2=0.5"
+    assert f"{line.mlflow_url}/#/compare-runs?" in pages["result"]
+    assert httpx.get(pages["forest"], timeout=30).headers["content-type"] == "image/png"
+
+
 @pytest.mark.parametrize(
     ("section", "values"),
     [

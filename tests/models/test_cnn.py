@@ -31,6 +31,15 @@ def textbook(module, images: torch.Tensor) -> torch.Tensor:
     return module.output(F.relu(module.hidden(features.permute(0, 2, 3, 1).reshape(len(features), -1))))
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_images_are_normalised_to_the_last_bit(memory_format) -> None:
+    images = IMAGES.to(memory_format=memory_format)
+    ours = build_model(SPEC, 0).normalize(images)
+    mean, std = torch.tensor([100.0, 120.0, 140.0]).view(1, 3, 1, 1), torch.tensor([50.0, 60.0, 1.0]).view(1, 3, 1, 1)
+    assert torch.equal(ours, (images - mean) / std)
+    assert ours.stride() == images.stride()
+
+
 def test_logits_and_gradients_equal_the_textbook_form() -> None:
     ours, theirs = build_model(SPEC, 0), build_model(SPEC, 0)
     ours.dropout.p = theirs.dropout.p = 0.0

@@ -25,6 +25,7 @@ from assay.devices import Compute, default_threads, resolve
 from assay.errors import ParamsError
 from assay.params import AblationParams, RunParams, flatten
 from assay.params_yaml import assign
+from assay.progress import announce
 from assay.project import Project, only_one
 from assay.records import (
     AblationPlan,
@@ -133,9 +134,8 @@ def request(project: Project, params: RunParams) -> Request:
 
 
 def trial_compute(params: RunParams) -> Compute:
-    """Return where a trial computes: on the CPU with one thread, so that as many run as there are cores."""
-    compute = resolve(params.device)
-    return replace(compute, num_threads=1) if compute.device == "cpu" else compute
+    """Return where a trial computes: with one thread, so that on a CPU as many run as there are cores."""
+    return replace(resolve(params.device), num_threads=1)
 
 
 def num_workers(params: RunParams, device: str) -> int:
@@ -206,7 +206,7 @@ class Ablation:
             keys=keys,
             trials_dir=wanted.project.home / "trials",
             cache_dir=wanted.project.cache_dir,
-            num_threads=wanted.compute.num_threads if wanted.compute.device == "cpu" else None,
+            num_threads=wanted.compute.num_threads,
         )
         self._known = wanted.runs.find_trials(keys.values())
         self._analysis = Analysis(design, wanted.params.ablation, self._splits.num_train)
@@ -297,7 +297,7 @@ class Ablation:
             page: Address of the flow run's page.
         """
         wanted = self.wanted
-        with only_one(wanted.folder / "lock", on_wait=lambda: None):
+        with only_one(wanted.folder / "lock", on_wait=_announce_wait):
             opened = wanted.runs.open(
                 wanted.key, wanted.params, wanted.data, self._splits, self.plan(), name=name, page=page
             )
@@ -425,6 +425,10 @@ def describe(record: AblationRecord) -> str:
 
 def _values(params: RunParams, sections: tuple[str, ...]) -> dict[str, object]:
     return {name: value for name, value in flatten(params).items() if name.partition(".")[0] in sections}
+
+
+def _announce_wait() -> None:
+    announce("ablate", "the same ablation is under way in another process: waiting for it")
 
 
 def _import_drawing() -> None:

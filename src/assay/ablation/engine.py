@@ -64,7 +64,7 @@ class Setup:
     keys: Mapping[_Unit, str]
     trials_dir: Path
     cache_dir: Path
-    num_threads: int | None
+    num_threads: int
 
     def looks_of(self, variant: Variant) -> tuple[int, ...]:
         """Return the epochs after which a variant is looked at; only the last where nothing is pruned.

@@ -27,6 +27,7 @@ from assay.evaluation.predictions import predict_probabilities
 from assay.files import replace_file
 from assay.models.files import load_model
 from assay.params import RunParams
+from assay.project import only_one
 from assay.records import DataRef, EpochRecord, Trial
 from assay.training.fit import fit
 
@@ -46,6 +47,11 @@ def run_trial(job: TrialJob) -> Trial:
         The trial so far. Where it diverged, it answers the most frequent class from then on.
     """
     folder = Path(job.run_dir)
+    with only_one(folder / "lock", on_wait=lambda: None):  # two ablations may share a trial
+        return _run_alone(job, folder)
+
+
+def _run_alone(job: TrialJob, folder: Path) -> Trial:
     done = _done_before(folder, job)
     if done is not None:
         return done

@@ -28,4 +28,6 @@ class Normalize(nn.Module):
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel height width"]:
         """Return the normalised images."""
-        return (images - self.mean) / self.std
+        # As large as an image and laid out like it: a few channels at a time, broadcasting does not vectorise.
+        one = torch.zeros_like(images[:1])
+        return (images - (one + self.mean)) / (one + self.std)
