@@ -163,7 +163,7 @@ def _client_environment(project: Project, servers: tuple[Server, ...]) -> dict[s
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "1000",
         "ASSAY_HOME": str(project.home),
     }
 
