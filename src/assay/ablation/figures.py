@@ -106,7 +106,7 @@ def forest_figure(record: AblationRecord) -> Figure:
     axes = page.panel(names, top, 4.0, height)
     low, high = _forest_limits(record)
     axes.set(xlim=(low, high), ylim=(height, 0.0))
-    page.text(0.12, top - 0.16, f"against the baseline, {record.plan.mode}", color=_SOFT, fontsize=8.5)
+    page.text(0.12, top - 0.16, "against the baseline", color=_SOFT, fontsize=8.5)
     axes.axvspan(-record.plan.margin, record.plan.margin, color=_BAND, lw=0, zorder=0)
     axes.axvline(0.0, color=_SOFT, lw=1.0, zorder=1)
     right = names + 4.0
