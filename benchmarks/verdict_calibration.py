@@ -379,7 +379,7 @@ def train() -> dict[str, np.ndarray]:
 def train_config(dataset: object, name: str, folder: Path) -> Runs:
     from assay.data.splits import load_split, make_splits
     from assay.devices import resolve
-    from assay.evaluation.metrics import true_class_loss
+    from assay.evaluation.log_loss import true_class_loss
     from assay.evaluation.predictions import predict_probabilities
     from assay.models.files import load_model
     from assay.params import CnnParams, DeviceParams, SplitParams, TrainParams

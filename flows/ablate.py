@@ -12,20 +12,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from assay import progress
 from assay.ablation import pool
 from assay.ablation.ablate import (
-    Ablation,
-    Request,
     describe,
     describe_plan,
     look_back,
     num_workers,
+    open_ablation,
     request,
     require_consent,
-    split_for,
 )
 from assay.ablation.engine import Submit
 from assay.ablation.trial_job import TrialJob
-from assay.data.loading import load_dataset
-from assay.data.validation import validate
 from assay.params import (
     AblationParams,
     CnnParams,
@@ -146,22 +142,15 @@ def run_ablation(project: Project, params: RunParams, watch: progress.Stopwatch)
         return found
     workers = num_workers(params, wanted.compute.device)
     with trials_started(params, wanted.compute.device, workers) as submit:
-        ablation = open_ablation(wanted, workers)
+        ablation = open_ablation(wanted)
         require_consent(ablation.plan(), params.ablation)
         with watch.stage("ablate", "training the baseline") as words:
-            ablation.choose_seeds(submit, _show_plan)
+            ablation.choose_seeds(submit)
             _show_plan(ablation.plan())
             record = ablation.run(submit, _show_plan, name=page.own_name() or "ablation", page=page.own_page())
             words.append(describe(record))
     page.show_ablation(record)
     return record
-
-
-def open_ablation(wanted: Request, workers: int) -> Ablation:
-    """Check and divide the data, and find which trials are done."""
-    dataset = load_dataset(wanted.data, wanted.project.cache_dir)
-    validate(dataset)
-    return Ablation(wanted, dataset, split_for(dataset, wanted), workers)
 
 
 def _show_plan(plan: AblationPlan) -> None:

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 from assay.ablation.contributions import METRICS, contributions, is_lower_better, orientation
-from assay.evaluation.metrics import true_class_loss
+from assay.evaluation.log_loss import true_class_loss
 
 NUM_CLASSES = 5
 SKLEARN = {

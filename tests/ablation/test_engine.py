@@ -5,7 +5,7 @@ import pytest
 
 from assay.ablation.design import make_design
 from assay.params import RunParams
-from assay.records import BASELINE, Trial
+from assay.records import BASELINE
 from tests.ablation.simulated import World, engine_of, ten_levels
 
 NAMES = [f"l2={round(0.001 * number, 3)}" for number in range(1, 11)]
@@ -35,7 +35,7 @@ def test_pruning_stops_a_level_with_all_its_seeds_and_never_the_baseline(tmp_pat
     world = world_of(tmp_path)
     engine, _, over = engine_of(world, ten_levels())
     engine.train()
-    assert engine.setup.looks_of(engine.setup.design.variants[0]) == (1, 3, 9)
+    assert engine.setup.looks[engine.setup.design.variants[0].name] == (1, 3, 9)
     alive = [variant.name for variant in engine.setup.design.variants if variant.name not in engine.fates]
     assert BASELINE in alive
     assert NAMES[0] in alive
@@ -44,7 +44,7 @@ def test_pruning_stops_a_level_with_all_its_seeds_and_never_the_baseline(tmp_pat
         lengths = {engine.trials[(variant.name, seed)].num_epochs for seed in engine.setup.design.seeds}
         assert len(lengths) == 1, "all seeds of a level go equally far"
     assert Counter(t.num_epochs for t in over) == {1: 6 * 4, 3: 2 * 4, 9: 3 * 4}
-    assert sum(t.num_epochs for t in over) == engine.setup.num_epochs()
+    assert sum(t.num_epochs for t in over) == engine.setup.num_epochs
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -62,6 +62,7 @@ def test_pruning_changes_no_comparison_of_the_levels_that_stay(tmp_path: Path, n
         pruned, full = found["pruned"][name], found["full"][name]
         assert (pruned.difference, pruned.num_seeds) == (full.difference, full.num_seeds)
         assert pruned.verdict == full.verdict
+        assert pruned.p == pytest.approx(full.p)
         assert pruned.p_holm >= full.p_holm - 1e-12, "a level that was stopped makes no other claim easier"
     for name in set(found["full"]) - set(stayed):
         assert found["pruned"][name].reason.startswith("Stopped after epoch")
@@ -154,7 +155,9 @@ def test_a_variant_with_other_epochs_is_looked_at_after_the_same_share(tmp_path:
     design = make_design(params)
     world = World(tmp_path, {variant.name: 0.8 for variant in design.variants})
     engine, _, _ = engine_of(world, params)
-    assert engine.setup.looks_of(design.variants[0]) == (1, 3, 9)
-    assert engine.setup.looks_of(design.variants[1]) == (2, 6, 18)
+    assert engine.setup.looks[design.variants[0].name] == (1, 3, 9)
+    assert engine.setup.looks[design.variants[1].name] == (2, 6, 18)
     engine.train()
-    assert all(isinstance(trial, Trial) for trial in engine.trials.values())
+    looks = {variant.name: engine.setup.looks[variant.name] for variant in design.variants}
+    for (name, _), trial in engine.trials.items():
+        assert trial.num_epochs in (looks[name][:-1] if name in engine.fates else looks[name][-1:])

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from assay.errors import NonFiniteError
+from assay.evaluation.log_loss import true_class_loss
 from assay.evaluation.metrics import (
     METRIC_NAMES,
     brier_score,
@@ -12,7 +13,6 @@ from assay.evaluation.metrics import (
     expected_calibration_error,
     score,
     score_classes,
-    true_class_loss,
 )
 
 

@@ -122,7 +122,7 @@ def test_an_ablation_from_plan_to_verdicts(project: Copy) -> None:
     assert without_times(more)["answers"].items() >= without_times(first)["answers"].items()
     assert more["plan"]["seconds"] > 0
     assert more["plan"]["num_done"] == 8
-    assert more["plan"]["detectable"] == pytest.approx(more["plan"]["detectable"])
+    assert 0 < more["plan"]["detectable"] < 1, "the baseline is known, so the plan says what it can see"
 
 
 def test_an_ablation_killed_anywhere_goes_on(project: Copy, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from assay.ablation.design import Design, make_design, with_seeds
 from assay.ablation.engine import Engine, Setup, Submit, seconds_per_epoch
 from assay.ablation.power import detectable, seeds_to_detect
 from assay.ablation.report import write_report
-from assay.data.loading import ImageDataset
+from assay.data.loading import ImageDataset, load_dataset
 from assay.data.splits import make_splits, resample_val
+from assay.data.validation import validate
 from assay.data.versioning import materialize
 from assay.devices import Compute, default_threads, resolve
 from assay.errors import ParamsError
@@ -224,13 +225,9 @@ class Ablation:
         """Return what is left to do and what it can see, as far as that is known by now."""
         design, ablation = self.design, self.wanted.params.ablation
         known = self._known.values()
-        epochs = max(0, self._setup.num_epochs() - sum(trial.num_epochs for trial in known))
+        epochs = max(0, self._setup.num_epochs - sum(trial.num_epochs for trial in known))
         per_epoch = seconds_per_epoch(known)
         seconds = None if per_epoch is None else per_epoch * epochs / self._workers
-        noise = self._analysis.noise()
-        found = None
-        if noise is not None:
-            found = detectable(noise, len(design.seeds), len(design.contrasts), ablation.alpha, ablation.power)
         done = [trial for trial in known if trial.state in ("finished", "diverged")]
         return AblationPlan(
             mode=ablation.mode,
@@ -241,7 +238,7 @@ class Ablation:
             num_done=len(done),
             num_epochs=epochs,
             seconds=0.0 if not epochs else seconds,
-            detectable=found,
+            detectable=self._detectable(),
             power=ablation.power,
             margin=ablation.margin,
             prunes=design.prunes,
@@ -251,10 +248,17 @@ class Ablation:
             notes=design.notes,
         )
 
+    def _detectable(self) -> float | None:
+        """The smallest difference that these seeds find; None while the baseline's noise is unknown."""
+        noise, ablation = self._analysis.noise(), self.wanted.params.ablation
+        if noise is None:
+            return None
+        return detectable(noise, len(self.design.seeds), len(self.design.contrasts), ablation.alpha, ablation.power)
+
     def _engine(self, submit: Submit, on_trial: Callable[[Trial], Trial]) -> Engine:
         return Engine(self._setup, self._analysis, submit, self._workers, on_trial)
 
-    def choose_seeds(self, submit: Submit, on_plan: OnPlan) -> None:
+    def choose_seeds(self, submit: Submit) -> None:
         """Train the baseline, and take as many seeds as it takes to find the difference that was asked for.
 
         Raises:
@@ -285,7 +289,6 @@ class Ablation:
         for trial in engine.trials.values():
             if trial.key in self._setup.keys.values():
                 self._known[trial.key] = trial
-        on_plan(self.plan())
 
     def run(self, submit: Submit, on_plan: OnPlan, *, name: str, page: str | None = None) -> AblationRecord:
         """Train what is missing, judge, and keep all of it.
@@ -333,13 +336,7 @@ class Ablation:
         wanted, runs = self.wanted, self.wanted.runs
         verdicts = self._analysis.verdicts(engine.fates)
         summaries = self._summaries(engine, opened)
-        noise = self._analysis.noise()
-        if noise is not None:
-            ablation = wanted.params.ablation
-            found = detectable(
-                noise, len(self.design.seeds), len(self.design.contrasts), ablation.alpha, ablation.power
-            )
-            planned = replace(planned, detectable=found)
+        planned = replace(planned, detectable=self._detectable())
         record = AblationRecord(
             run_id=opened.run_id,
             experiment_id=opened.experiment_id,
@@ -376,10 +373,10 @@ class Ablation:
     def _with_divergences(
         self, verdicts: tuple[Verdict, ...], summaries: tuple[VariantSummary, ...]
     ) -> tuple[Verdict, ...]:
-        """Say at each verdict how many of its trials diverged; a stopped one shows how far behind it was."""
+        """Say at each verdict how many of its trials diverged."""
         diverged = {summary.variant.name: summary.num_diverged for summary in summaries}
         return tuple(
-            replace(verdict, num_diverged=sum(diverged[name] for name in contrast.weights), factors=contrast.factors)
+            replace(verdict, num_diverged=sum(diverged[name] for name in contrast.weights))
             for verdict, contrast in zip(verdicts, self.design.contrasts, strict=True)
         )
 
@@ -389,9 +386,12 @@ class Ablation:
             shutil.rmtree(self._setup.trials_dir / key[:16], ignore_errors=True)
 
 
-def split_for(dataset: ImageDataset, wanted: Request) -> Splits:
-    """Divide the data as a whole run does."""
-    return make_splits(dataset, wanted.params.split, wanted.folder / "splits")
+def open_ablation(wanted: Request) -> Ablation:
+    """Check the data, divide it as a whole run does, and find which trials are done."""
+    dataset = load_dataset(wanted.data, wanted.project.cache_dir)
+    validate(dataset)
+    splits = make_splits(dataset, wanted.params.split, wanted.folder / "splits")
+    return Ablation(wanted, dataset, splits, num_workers(wanted.params, wanted.compute.device))
 
 
 def chosen(params: RunParams, record: AblationRecord) -> RunParams:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from assay.ablation.contributions import contributions, orientation
-from assay.ablation.design import Design, Factor
+from assay.ablation.design import Design, Factor, short_names, shown
 from assay.ablation.outcomes import Outcomes, read_outcomes
 from assay.ablation.power import Noise, noise_of
 from assay.ablation.verdicts import Rules, combine, judge, mean_interval
@@ -228,8 +228,6 @@ def winners(design: Design, verdicts: Iterable[Verdict]) -> dict[str, str]:
 
 def _level_of(factors: Sequence[Factor], verdict: Verdict) -> dict[str, str]:
     """The level that a main effect is about; a cell of that one change has its name."""
-    from assay.ablation.design import short_names, shown
-
     names = short_names([factor.path for factor in factors])
     for factor in factors:
         for level in factor.levels:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 
 from assay.ablation.presets import preset_factors
 from assay.errors import ParamsError
-from assay.params import AblationParams, RunParams, flatten
+from assay.params import AblationParams, RunParams
 from assay.params_messages import explain
 from assay.params_yaml import assign
 from assay.records import BASELINE, Contrast, Variant
@@ -74,7 +74,7 @@ class Design:
         """
         values = self.baseline.model_dump(mode="json")
         for path, text in variant.changes.items():
-            _replace(values, path, json.loads(text))
+            assign(values, path, json.loads(text))
         values["train"]["seed"] = seed
         return RunParams.model_validate(values)
 
@@ -255,7 +255,7 @@ def _with(values: Values, changes: Mapping[str, JsonValue], where: str) -> Value
     changed: Values = json.loads(json.dumps(values))
     for path, value in changes.items():
         _require_free(path, where)
-        _replace(changed, path, value)
+        assign(changed, path, value)
     origin = dict.fromkeys(changes, f"in {where}")
     return _validated(changed, origin).model_dump(mode="json")
 
@@ -278,11 +278,6 @@ def _validated(values: Values, origin: Mapping[str, str]) -> RunParams:
     except ValidationError as error:
         sentences = [explain(problem, RunParams, Path("params.yaml"), origin) for problem in error.errors()]
         raise ParamsError("\n".join(sentences)) from error
-
-
-def _replace(values: Values, path: str, value: Any) -> None:
-    """Set a path; a whole section that is given replaces the old one."""
-    assign(values, path, value)
 
 
 def _value_at(values: Values, path: str) -> Any:
@@ -309,11 +304,3 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
     """Return what each path is called: its last part, or all of it where two would be called the same."""
     last = [path.rpartition(".")[2] for path in paths]
     return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
-
-
-def changed_leaves(design: Design, variant: Variant) -> Iterator[tuple[str, str]]:
-    """Yield the dotted params in which a variant differs from the baseline, with their JSON text."""
-    base = flatten(design.baseline)
-    for name, value in flatten(design.params_of(variant, design.baseline.train.seed)).items():
-        if base.get(name) != value:
-            yield name, _text(value)

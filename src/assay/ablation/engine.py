@@ -9,6 +9,7 @@ import math
 import queue
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,11 +67,15 @@ class Setup:
     cache_dir: Path
     num_threads: int
 
-    def looks_of(self, variant: Variant) -> tuple[int, ...]:
-        """Return the epochs after which a variant is looked at; only the last where nothing is pruned.
+    @cached_property
+    def looks(self) -> Mapping[str, tuple[int, ...]]:
+        """Variant -> the epochs after which it is looked at; only the last where nothing is pruned.
 
         A variant that trains for another number of epochs is looked at after the same shares of them.
         """
+        return {variant.name: self._looks_of(variant) for variant in self.design.variants}
+
+    def _looks_of(self, variant: Variant) -> tuple[int, ...]:
         own = self.design.params_of(variant, self.design.seeds[0]).train.num_epochs
         if not self.design.prunes:
             return (own,)
@@ -78,9 +83,10 @@ class Setup:
         looks = look_epochs(base, self.params.reduction, len(self.design.variants) - 1)
         return tuple(max(1, round(own * look / base)) for look in looks)
 
+    @cached_property
     def num_epochs(self) -> int:
-        """Return the epochs of all trials together; where variants are stopped early, as many as halving leaves."""
-        baseline, *others = (self.looks_of(variant) for variant in self.design.variants)
+        """Epochs of all trials together; where variants are stopped early, as many as halving leaves."""
+        baseline, *others = self.looks.values()
         epochs, alive = float(baseline[-1]), len(others)
         for look in range(len(baseline)):
             mean = sum(looks[look] - (looks[look - 1] if look else 0) for looks in others) / len(others)
@@ -132,7 +138,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._variants = {variant.name: variant for variant in self.setup.design.variants}
-        self._looks = {name: self.setup.looks_of(variant) for name, variant in self._variants.items()}
+        self._looks = self.setup.looks
         self._done: queue.Queue[tuple[list[_Unit], TrialFuture]] = queue.Queue()
         self._attempts: dict[_Unit, int] = {}
         self._logged: set[_Unit] = set()
@@ -275,11 +281,9 @@ class Engine:
         done = sum(trial.num_epochs for trial in self.trials.values())
         over = sum(trial.state in ("finished", "diverged", "failed") for trial in self.trials.values())
         stopped = sum(fate == STOPPED for fate, _ in self.fates.values())
-        text = f"{over} of {len(self.setup.keys)} trials done" + (
-            f", {stopped} variants stopped early" if stopped else ""
-        )
-        total = self.setup.num_epochs()
-        announce("ablate", text, done=min(done, total), total=total)
+        text = f"{over} of {len(self.setup.keys)} trials done"
+        text += f", {stopped} variants stopped early" if stopped else ""
+        announce("ablate", text, done=min(done, self.setup.num_epochs), total=self.setup.num_epochs)
 
 
 def seconds_per_epoch(trials: Iterable[Trial]) -> float | None:

@@ -31,7 +31,7 @@ from assay.ablation.report import (
     signed,
     signed_seconds,
 )
-from assay.evaluation.figures import COLOURS, to_png
+from assay.evaluation.figures import COLOURS, STYLE, to_png
 from assay.headlines import LOWER_IS_BETTER
 from assay.records import BASELINE, AblationRecord, Trial, Variant, VariantSummary, Verdict
 
@@ -49,23 +49,6 @@ _INK, _SOFT, _GREY, _FAINT, _BAND = "#24292f", "#59636e", "#b8bcc2", "#e4e7eb", 
 _DPI = 144
 _LINE, _CHARACTER = 0.2, 0.078
 _NAME_CHARACTERS = 40
-STYLE: Any = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.edgecolor": "#8b949e",
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.4,
-    "figure.facecolor": "white",
-    "text.usetex": False,
-    "text.parse_math": False,
-}
-"""Matplotlib's settings, which each figure is to be drawn with."""
 
 
 def draw_ablation(record: AblationRecord, folder: Path) -> dict[str, str]:

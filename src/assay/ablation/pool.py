@@ -11,7 +11,7 @@ import queue
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any, Self
@@ -103,7 +103,7 @@ class _Worker:
         self._executor = ProcessPoolExecutor(
             1, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(self._environment,)
         )
-        self._ready: Future[None] = self._executor.submit(_import_torch)
+        self._executor.submit(_import_torch)  # which also starts it
 
     @property
     def process_ids(self) -> list[int]:

@@ -23,6 +23,7 @@ from assay.data.loading import ImageDataset, load_dataset
 from assay.data.splits import load_split
 from assay.devices import resolve
 from assay.errors import DataError, NonFiniteError
+from assay.evaluation.log_loss import true_class_loss
 from assay.evaluation.predictions import predict_probabilities
 from assay.files import replace_file
 from assay.models.files import load_model
@@ -89,7 +90,7 @@ def _train(job: TrialJob, params: RunParams, dataset: ImageDataset, folder: Path
     labels = np.asarray(dataset.labels[rows.val])
     probabilities = predict_probabilities(module, dataset, rows.val, compute)
     num_epochs = len(trained.history)
-    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), _log_losses(labels, probabilities))
+    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), true_class_loss(labels, probabilities))
     is_over = trained.stopped_early or num_epochs >= params.train.num_epochs
     return Trial(
         variant=job.variant,
@@ -119,7 +120,7 @@ def _diverged(job: TrialJob, params: RunParams, dataset: ImageDataset, folder: P
     probabilities = np.tile(frequencies, (len(labels), 1))
     history = _history_so_far(folder, job.key)
     num_epochs = len(history) + 1
-    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), _log_losses(labels, probabilities))
+    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), true_class_loss(labels, probabilities))
     train_labels = np.asarray(dataset.labels[rows.train[: len(labels)]])
     return Trial(
         variant=job.variant,
@@ -149,16 +150,9 @@ def _look(folder: Path, labels: np.ndarray, epoch: int, predictions: np.ndarray,
 
 def _scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """The metrics on some examples, as means of their contributions: scikit-learn takes a second to import."""
-    predictions, losses = probabilities.argmax(axis=1), _log_losses(labels, probabilities)
+    predictions, losses = probabilities.argmax(axis=1), true_class_loss(labels, probabilities)
     num_classes = probabilities.shape[1]
     return {name: float(contributions(name, labels, predictions, losses, num_classes).mean()) for name in METRICS}
-
-
-def _log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Each example's ``-ln p`` of its true class, bounded as `assay.evaluation.metrics` bounds it."""
-    smallest = np.finfo(np.float64).eps
-    losses: np.ndarray = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], smallest, 1.0 - smallest))
-    return losses
 
 
 def _done_before(folder: Path, job: TrialJob) -> Trial | None:

@@ -9,25 +9,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.syntax import Syntax
 
 from assay.ablation import pool
 from assay.ablation.ablate import (
-    Ablation,
     Request,
     look_back,
     num_workers,
+    open_ablation,
     request,
     require_consent,
-    split_for,
 )
 from assay.cli.ablation_display import show_ablation, show_plan
 from assay.cli.display import drawing
 from assay.cli.services import follow
-from assay.data.loading import load_dataset
 from assay.files import replace_file
 from assay.params import Params, load_params
 from assay.params_edit import edit_params
@@ -60,7 +57,7 @@ def ablate(args: argparse.Namespace) -> int:
     with drawing(console):
         wanted, found = _look_back(project, params)
     if found is None:
-        plan = _plan(wanted)
+        plan = open_ablation(wanted).plan()
         show_plan(console, plan)
         if args.plan:
             if args.json:
@@ -99,12 +96,6 @@ def _look_back(project: Project, params: Params) -> tuple[Request, AblationRecor
         found, reasons = look_back(wanted)
         words.append(f"{'done before: reusing it' if found else 'not done before'}; {'; '.join(reasons)}")
     return wanted, found
-
-
-def _plan(wanted: Request) -> Any:
-    dataset = load_dataset(wanted.data, wanted.project.cache_dir)
-    workers = num_workers(wanted.params, wanted.compute.device)
-    return Ablation(wanted, dataset, split_for(dataset, wanted), workers).plan()
 
 
 def _train(project: Project, params: Params, wanted: Request) -> AblationRecord:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from assay.evaluation.metrics import confidence_bins, ranked_classes, true_class_loss
+from assay.evaluation.log_loss import true_class_loss
+from assay.evaluation.metrics import confidence_bins, ranked_classes
 from assay.records import Interval
 
 _SEED = 0

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from assay.evaluation.metrics import confidence_bins, ranked_classes, true_class_loss
+from assay.evaluation.log_loss import true_class_loss
+from assay.evaluation.metrics import confidence_bins, ranked_classes
 from assay.records import EpochRecord
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,7 +30,7 @@ _GREY, _INK, _FAINT = "#b8bcc2", "#24292f", "#e4e7eb"
 _DPI = 110
 _MAX_MISTAKES = 20
 _MAX_NUMBERED_CLASSES = 20
-_RC: Any = {
+STYLE: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -48,6 +49,7 @@ _RC: Any = {
     "text.parse_math": False,
     "path.simplify": True,
 }
+"""Matplotlib's settings, which every figure is drawn with."""
 
 
 def draw_figures(
@@ -80,7 +82,7 @@ def draw_figures(
     mistakes = worst_mistakes(labels, probabilities, _MAX_MISTAKES)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams.update(STYLE)
         figures = {
             "confusion_matrix": confusion_figure(confusion, names),
             "roc_curves": curve_figure(labels, probabilities, names, "roc"),

@@ -150,14 +150,6 @@ def confidence_bins(confidence: np.ndarray, num_bins: int) -> np.ndarray:
     return bins
 
 
-def true_class_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return each example's log-loss ``-ln p_true``, float64 ``[example]``, bounded as scikit-learn bounds it."""
-    smallest = np.finfo(np.float64).eps
-    true = probabilities[np.arange(len(labels)), labels]
-    loss: np.ndarray = -np.log(np.clip(true, smallest, 1.0 - smallest))
-    return loss
-
-
 def check_probabilities(probabilities: np.ndarray) -> None:
     """Refuse what is not a probability.
 
