@@ -12,13 +12,13 @@ JOBS ?= 3
 .PHONY: help run test check format lint types contracts tests env constraints clean format-check
 
 help:
-	@echo "make run     data, train, evaluate, register; prints the result"
+	@echo "make run     data, ablate, train, evaluate, register; prints the result"
 	@echo "make test    everything CI checks: format, lint, types, import contracts, tests"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make env     the environment alone, in $(VENV)"
 
 run: env
-	@$(BIN)/assay run $(ARGS)
+	@$(BIN)/assay run ablation.in_run=true $(ARGS)
 
 test: check
 

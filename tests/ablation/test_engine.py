@@ -22,7 +22,7 @@ def test_without_pruning_every_trial_is_trained_once_to_the_end(tmp_path: Path) 
     world = world_of(tmp_path)
     engine, analysis, over = engine_of(world, ten_levels(prune=False))
     engine.train()
-    assert len(world.jobs) == len(over) == 11 * 4 == engine.num_trained
+    assert len(world.jobs) == len(over) == 11 * 4 == len(engine.trained)
     assert {job.looks for job in world.jobs} == {(9,)}
     assert Counter((trial.variant, trial.seed) for trial in over).most_common(1)[0][1] == 1
     assert engine.fates == {}
@@ -44,6 +44,7 @@ def test_pruning_stops_a_level_with_all_its_seeds_and_never_the_baseline(tmp_pat
         lengths = {engine.trials[(variant.name, seed)].num_epochs for seed in engine.setup.design.seeds}
         assert len(lengths) == 1, "all seeds of a level go equally far"
     assert Counter(t.num_epochs for t in over) == {1: 6 * 4, 3: 2 * 4, 9: 3 * 4}
+    assert len(engine.trained) == 11 * 4, "a trial that goes on is one trial"
     assert sum(t.num_epochs for t in over) == engine.setup.num_epochs
 
 
@@ -77,7 +78,7 @@ def test_what_is_known_is_not_trained_again(tmp_path: Path) -> None:
     second.know({trial.key: trial for trial in over})
     second.train()
     assert len(world.jobs) == trained
-    assert second.num_trained == 0
+    assert second.trained == set()
     assert second.fates == first.fates
     assert {(t.variant, t.seed) for t in told} == {(t.variant, t.seed) for t in over}
 

@@ -190,6 +190,7 @@ class Ablation:
         self._dataset = dataset
         self._splits = splits
         self._workers = workers
+        self._pilot: set[tuple[str, int]] = set()
         self._started = time.perf_counter()
         self.design = wanted.design
         self._lay_out(self.design)
@@ -289,6 +290,7 @@ class Ablation:
         for trial in engine.trials.values():
             if trial.key in self._setup.keys.values():
                 self._known[trial.key] = trial
+        self._pilot = {unit for unit in engine.trained if unit in self._setup.keys}
 
     def run(self, submit: Submit, on_plan: OnPlan, *, name: str, page: str | None = None) -> AblationRecord:
         """Train what is missing, judge, and keep all of it.
@@ -352,7 +354,7 @@ class Ablation:
             winners=winners(self.design, verdicts),
             report_path=runs.report_path(opened),
             seconds=time.perf_counter() - self._started,
-            num_trained=engine.num_trained,
+            num_trained=len(engine.trained | self._pilot),
             notes=self.design.notes,
         )
         figures = draw_ablation(record, wanted.folder / "figures")

@@ -124,7 +124,7 @@ class Engine:
         on_trial: Called with each trial that is over; returns it as it is to be kept.
         trials: Variant name and seed -> the trial as far as it is trained.
         fates: Variant name -> ``stopped`` or ``incomplete``, and why.
-        num_trained: Trials that were trained here, in whole or in part.
+        trained: Trials that were trained here, in whole or in part.
     """
 
     setup: Setup
@@ -134,7 +134,7 @@ class Engine:
     on_trial: OnTrial
     trials: dict[_Unit, Trial] = field(default_factory=dict)
     fates: dict[str, tuple[str, str]] = field(default_factory=dict)
-    num_trained: int = 0
+    trained: set[_Unit] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._variants = {variant.name: variant for variant in self.setup.design.variants}
@@ -235,7 +235,7 @@ class Engine:
                     continue
                 reason = f"Seed {seed} failed {MAX_ATTEMPTS} times: {trial.message.splitlines()[0][:300]}"
                 self.fates[name] = (INCOMPLETE, reason)
-            self.num_trained += 1
+            self.trained.add(unit)
             self._take(trial)
         return again
 

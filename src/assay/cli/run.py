@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     with drawing(console):
         record = _reuse(project, params) or _train(project, params)
     record = replace(record, seconds=round(time.perf_counter() - begun, 3))
-    show_result(console, record, _next_commands(record))
+    show_result(console, record, _next_commands(record, params))
     if args.json:
         sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
     return 0
@@ -111,8 +111,9 @@ def _load_pipeline(project: Project) -> Callable[..., RunRecord]:
     return pipeline  # type: ignore[no-any-return]
 
 
-def _next_commands(record: RunRecord) -> dict[str, str]:
-    commands = {"dashboard": "assay ui"}
+def _next_commands(record: RunRecord, params: RunParams) -> dict[str, str]:
+    commands = {"verdicts": "assay ablate"} if params.ablation.in_run else {}
+    commands["dashboard"] = "assay ui"
     if record.report_path:
         commands = {"report": _short(Path(record.report_path))} | commands
     return commands
