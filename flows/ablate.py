@@ -11,16 +11,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from assay import progress
 from assay.ablation import pool
-from assay.ablation.ablate import (
-    describe,
-    describe_plan,
-    look_back,
-    num_workers,
-    open_ablation,
-    request,
-    require_consent,
-)
+from assay.ablation.ablate import describe, describe_plan, open_ablation
 from assay.ablation.engine import Submit
+from assay.ablation.request import look_back, num_workers, request, require_consent
 from assay.ablation.trial_job import TrialJob
 from assay.params import (
     AblationParams,

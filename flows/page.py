@@ -26,7 +26,7 @@ from prefect.states import Completed
 from prefect.utilities.urls import url_for
 
 from assay import progress
-from assay.ablation.report import headline
+from assay.ablation.wording import headline
 from assay.headlines import BASELINES, HEADLINES
 from assay.records import AblationPlan, AblationRecord, Record, RunRecord, TrainResult, Verdict
 from assay.tracking.ablations import compare_page

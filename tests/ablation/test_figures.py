@@ -9,16 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from assay.ablation.figures import (
-    STYLE,
-    VERDICT_COLOURS,
-    draw_ablation,
-    forest_figure,
-    gap_figure,
-    highlighted,
-    interaction_figure,
-    learning_figure,
-)
+from assay.ablation.curves import gap_figure, highlighted, learning_figure
+from assay.ablation.figures import VERDICT_COLOURS, draw_ablation, forest_figure, interaction_figure
+from assay.evaluation.figures import STYLE
 from assay.records import BASELINE, Trial, Variant
 from tests.ablation.made import make_record, make_verdict
 

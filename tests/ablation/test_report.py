@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from assay.ablation.report import (
+from assay.ablation.report import write_report
+from assay.ablation.wording import (
     WORDS,
     by_factor,
     duration,
@@ -18,7 +19,6 @@ from assay.ablation.report import (
     signed,
     signed_seconds,
     what_decides,
-    write_report,
 )
 from assay.records import Trial, Variant
 from tests.ablation.made import make_record, make_verdict

@@ -4,7 +4,7 @@ import io
 import pytest
 from rich.console import Console
 
-from assay.ablation.report import headline
+from assay.ablation.wording import headline
 from assay.cli.ablation_display import show_ablation, show_plan
 from tests.ablation.made import make_record, make_verdict
 

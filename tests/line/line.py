@@ -174,7 +174,7 @@ class Line:
         from assay.services.locks import holder
 
         about = holder(self.home / "services" / "runs" / f"{flow_run_id}.lock")
-        return None if about is None else int(str(about["pid"]))
+        return int(about["pid"]) if about and "pid" in about else None  # nobody, or not written down yet
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to one of this line's processes."""

@@ -1,8 +1,6 @@
 """``assay ablate``: which level helps, by how much, and how sure."""
 
 import argparse
-import gc
-import importlib
 import json
 import sys
 import time
@@ -14,16 +12,11 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from assay.ablation import pool
-from assay.ablation.ablate import (
-    Request,
-    look_back,
-    num_workers,
-    open_ablation,
-    request,
-    require_consent,
-)
+from assay.ablation.ablate import open_ablation
+from assay.ablation.request import Request, look_back, num_workers, request, require_consent
 from assay.cli.ablation_display import show_ablation, show_plan
 from assay.cli.display import drawing
+from assay.cli.in_process import flow_ready
 from assay.cli.services import follow
 from assay.files import replace_file
 from assay.params import Params, load_params
@@ -100,26 +93,16 @@ def _look_back(project: Project, params: Params) -> tuple[Request, AblationRecor
 
 def _train(project: Project, params: Params, wanted: Request) -> AblationRecord:
     """Run the flow; the processes that train and Prefect start side by side."""
-    from assay.services.local_prefect import LocalPrefect
-    from assay.services.paths import ServicePaths
-    from assay.services.settings import read_settings, server_environment
 
-    watch = Stopwatch()
-    up = read_settings(ServicePaths(project))
-    of_up = server_environment(up.prefect_url, up.mlflow_url) if up else None
-    with LocalPrefect(project.home / "prefect", of_up) as prefect:
-        with watch.stage("start", "starting processes and Prefect"):
-            gc.disable()
-            if params.ablation.runner == "processes":
-                device = wanted.compute.device
-                pool.start_early(pool.environments(device, num_workers(wanted.params, device)))
-            sys.path.insert(0, str(project.root))
-            flow = importlib.import_module("flows.ablate").ablate
-            prefect.ready()
-            gc.freeze()
-            gc.enable()
-        sections = params.of_run().sections()
-        del sections["evaluation"]
+    def start_processes(words: list[str]) -> None:
+        if params.ablation.runner == "processes":
+            device = wanted.compute.device
+            pool.start_early(pool.environments(device, num_workers(wanted.params, device)))
+
+    sections = params.of_run().sections()
+    del sections["evaluation"]
+    text = "starting processes and Prefect"
+    with flow_ready(project, "ablate", "ablate", Stopwatch(), text, start_processes) as flow:
         record: AblationRecord = flow(**sections, project_dir=project.root)
     return record
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.ablation.design import shown
-from assay.ablation.report import (
+from assay.ablation.wording import (
     NOTHING,
     duration,
     extra_seconds,

@@ -1,20 +1,17 @@
 """``assay run``: the whole chain in this process, or the finished run of the same key."""
 
 import argparse
-import gc
-import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from assay.cli.display import drawing, show_result
+from assay.cli.in_process import flow_ready
 from assay.cli.services import follow
-from assay.errors import ProjectError
 from assay.params import RunParams, load_params
 from assay.plan import make_plan, open_tracker, why_not_reused, why_reused
 from assay.progress import Stopwatch
@@ -66,49 +63,23 @@ def _reuse(project: Project, params: RunParams) -> RunRecord | None:
 
 def _is_ablated(project: Project, params: RunParams) -> bool:
     """Whether the ablation that a run starts with stands already."""
-    from assay.ablation.ablate import look_back, request
+    from assay.ablation.request import look_back, request
 
     return look_back(request(project, params))[0] is not None
 
 
 def _train(project: Project, params: RunParams) -> RunRecord:
     """Run the flow; whatever is slow to start, starts while Prefect does."""
-    from assay.services.local_prefect import LocalPrefect
-    from assay.services.paths import ServicePaths
-    from assay.services.settings import read_settings, server_environment
-
     watch = Stopwatch()
-    up = read_settings(ServicePaths(project))
-    of_up = server_environment(up.prefect_url, up.mlflow_url) if up else None
-    with LocalPrefect(project.home / "prefect", of_up) as prefect:
-        with watch.stage("start", "importing torch while Prefect starts") as words:
-            gc.disable()  # nothing that an import makes is garbage, and looking for it takes a second
-            plan, tracker = make_plan(project, params), open_tracker(project, params.registry.experiment)
-            words.append("; ".join(why_not_reused(tracker, plan.key)))
-            pipeline = _load_pipeline(project)
-            prefect.ready()
-            gc.freeze()
-            gc.enable()
-        record = pipeline(**params.sections(), project_dir=project.root)
+
+    def find_reasons(words: list[str]) -> None:
+        plan, tracker = make_plan(project, params), open_tracker(project, params.registry.experiment)
+        words.append("; ".join(why_not_reused(tracker, plan.key)))
+
+    text = "importing torch while Prefect starts"
+    with flow_ready(project, "pipeline", "pipeline", watch, text, find_reasons) as pipeline:
+        record: RunRecord = pipeline(**params.sections(), project_dir=project.root)
     return replace(record, timings=watch.seconds | record.timings)
-
-
-def _load_pipeline(project: Project) -> Callable[..., RunRecord]:
-    """Import the project's own ``flows/pipeline.py`` from its file.
-
-    Raises:
-        ProjectError: There is none, or it has no ``pipeline``.
-    """
-    if not project.flow_file.is_file():
-        raise ProjectError(
-            f"{project.flow_file}: there is no such file. A project's chain is the flow in it; restore it."
-        )
-    sys.path.insert(0, str(project.root))
-    module = importlib.import_module("flows.pipeline")
-    pipeline = getattr(module, "pipeline", None)
-    if pipeline is None:
-        raise ProjectError(f"{project.flow_file}: defines no flow named 'pipeline'. Name the chain's flow 'pipeline'.")
-    return pipeline  # type: ignore[no-any-return]
 
 
 def _next_commands(record: RunRecord, params: RunParams) -> dict[str, str]:
