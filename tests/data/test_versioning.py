@@ -1,4 +1,5 @@
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -316,3 +317,19 @@ def test_two_processes_materialize_at_once(digits: Project) -> None:
     assert [process.wait() for process in running] == [0, 0, 0]
     verify(digits)
     assert not (digits.root / ".data-staging").exists()
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"write": {"/da', b"\xff"])
+def test_a_list_of_readers_that_dvc_was_killed_over_is_no_end(digits: Project, torn: bytes) -> None:
+    (digits.root / ".dvc" / "tmp" / "rwlock").write_bytes(torn)
+    import_data(digits, "digits")
+    remove_data(digits)
+    assert materialize(digits).num_examples == 1797
+
+
+def test_a_list_of_readers_that_is_whole_is_left_to_dvc(digits: Project) -> None:
+    path = digits.root / ".dvc" / "tmp" / "rwlock"
+    reader = {"pid": os.getpid(), "cmd": "dvc push"}
+    path.write_text(json.dumps({"read": {str(digits.root / "elsewhere"): [reader]}}))
+    import_data(digits, "digits")
+    assert json.loads(path.read_text())["read"][str(digits.root / "elsewhere")] == [reader]

@@ -74,8 +74,10 @@ def submit_by_form(page: Page, line: Line, name: str) -> None:
     field(page, "num_epochs").locator("input").fill("40")
     field(page, "num_bootstrap").locator("input").fill("100")
     page.get_by_role("button", name="Submit").click()
-    # The message slides in, which a click of the mouse would wait out and miss.
-    page.get_by_role("button", name="View run").first.dispatch_event("click")
+    expect(page.get_by_role("button", name="View run").first).to_be_visible()
+    # The page then goes to the deployment, which would undo a click on "View run" that came sooner.
+    page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+(\?.*)?$"))
+    page.get_by_role("link", name=name, exact=True).first.click()
     expect(page.get_by_text(name).first).to_be_visible()
     expect(page.get_by_text("Task Runs", exact=True)).to_be_visible()
 

@@ -353,6 +353,7 @@ def _dvc_repo(project: Project) -> "Iterator[Repo]":
             # DVC's use of pygtrie, nothing of ours.
             warnings.filterwarnings("ignore", "_NoneStep.value will soon", DeprecationWarning)
             repo = Repo(str(project.root), config=config, scm=NoSCM(str(project.root)), _wait_for_lock=True)
+            _remove_torn_list(repo)
             yield repo
     except DvcException as error:
         raise _dvc_failed(project, error) from error
@@ -360,6 +361,31 @@ def _dvc_repo(project: Project) -> "Iterator[Repo]":
         logger.setLevel(level)
         if repo:
             repo.close()
+
+
+def _remove_torn_list(repo: "Repo") -> None:
+    """Remove DVC's list of readers and writers if a killed process left half of it.
+
+    DVC writes that list in place and from then on refuses every command, its own included. The processes in it are
+    gone or hold DVC's guard, which is taken here for the look.
+    """
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    path = Path(repo.tmp_dir, RWLOCK_FILE)
+    guard = make_lock(
+        str(path.with_name(RWLOCK_LOCK)),
+        tmp_dir=repo.tmp_dir,
+        hardlink_lock=repo.config["core"].get("hardlink_lock", False),
+        wait=True,
+    )
+    with guard:
+        try:
+            json.loads(path.read_bytes())
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            path.unlink()
 
 
 def _dvc_failed(project: Project, error: Exception) -> AssayError:
