@@ -264,6 +264,50 @@ class AblationParams(Section):
         return hash(self.model_dump_json())
 
 
+class GateParams(Section):
+    """What a challenger has to show before it becomes champion. None of it changes a model's weights."""
+
+    in_run: bool = True
+    """Whether a whole run ends at the gate; ``assay models promote`` asks it by itself."""
+    metric: Literal["accuracy", "f1_macro", "recall_macro"] = "accuracy"
+    """What is compared with the champion, on test."""
+    rule: Literal["superiority", "non-inferiority"] = "superiority"
+    """Be shown to be better, or only not worse than `margin` (for a cheaper or simpler model)."""
+    margin: float = Field(0.005, gt=0, le=1)
+    """Largest loss of the metric that non-inferiority allows."""
+    alpha: float = Field(0.05, ge=0.0001, le=0.5)
+    """Highest chance of one false promotion in all looks at one test set together."""
+    max_looks: int = Field(20, ge=1, le=10_000)
+    """Comparisons that one test set is good for; then fresh test data is needed."""
+    seed_sd: float | None = Field(None, ge=0, le=1)
+    """Standard deviation of the metric between seeds, which counts as noise; null takes the latest ablation's."""
+    floors: dict[Literal["accuracy", "f1_macro", "recall_macro", "precision_macro", "roc_auc_macro"], float] = Field(
+        default_factory=dict
+    )
+    """Metric -> least value on test, e.g. ``accuracy: 0.9``."""
+    baselines: tuple[Literal["majority_class", "logistic_regression"], ...] = ("majority_class", "logistic_regression")
+    """Naive models that the challenger has to beat in accuracy."""
+    slices: tuple[Literal["class", "group", "brightness"], ...] = ("class", "brightness")
+    """Parts of test on each of which the challenger must not be worse than the champion."""
+    num_quantiles: int = Field(4, ge=2, le=20)
+    """Parts that a number such as brightness is cut into."""
+    slice_margin: float = Field(0.05, gt=0, le=1)
+    """Largest loss of recall on a class, or of accuracy on another slice, that may not be ruled out."""
+    slice_alpha: float = Field(0.05, ge=0.0001, le=0.5)
+    """Chance of passing a slice whose loss is `slice_margin`."""
+    min_slice_examples: int = Field(30, ge=1)
+    """Smaller slices are shown and decide nothing."""
+    max_calibration_error: float | None = Field(0.1, gt=0, le=1)
+    """Highest expected calibration error on test; null asks for none."""
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Highest median time to answer one example on one thread, in ms; null only measures it."""
+    max_size_mb: float | None = Field(None, gt=0)
+    """Largest weights file, in 10^6 bytes; null only says how large it is."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
 class NightlyParams(Section):
     """When the nightly run starts."""
 
@@ -338,6 +382,8 @@ class RunParams(Section):
     """Where results go."""
     ablation: AblationParams = AblationParams()
     """Which levels to compare, and how sure to be."""
+    gate: GateParams = GateParams()
+    """What a version has to show to become champion."""
 
     def sections(self) -> dict[str, Section]:
         """Return each section under its name, as a flow takes them."""

@@ -16,22 +16,32 @@ from assay.records.ablation import (
 from assay.records.base import Record
 from assay.records.data import DataRef, DataReport, Splits
 from assay.records.evaluation import ClassMetrics, Evaluation, Interval
+from assay.records.gate import FIRST, KEPT, OUTCOMES, PROMOTED, REFUSED, Decision, Look, Promotion, Rule
 from assay.records.runs import ModelRef, RunKey, RunRecord
 from assay.records.training import EpochRecord, StepRecords, TrainResult
 
 __all__ = [
     "BASELINE",
+    "FIRST",
+    "KEPT",
+    "OUTCOMES",
+    "PROMOTED",
+    "REFUSED",
     "AblationPlan",
     "AblationRecord",
     "ClassMetrics",
     "Contrast",
     "DataRef",
     "DataReport",
+    "Decision",
     "EpochRecord",
     "Evaluation",
     "Interval",
+    "Look",
     "ModelRef",
+    "Promotion",
     "Record",
+    "Rule",
     "RunKey",
     "RunRecord",
     "Splits",

@@ -4,8 +4,8 @@ Equal keys mean equal results, so a finished run with the same key is reused. Ev
 hashed from, so that a miss can say which part changed and how.
 
 Left out on purpose, because they do not change the result: `UNKEYED_PARAMS` (how often to checkpoint, which
-experiment shows the run) and the ``device`` section (the device, precision and thread count that it came to are
-parts of their own).
+experiment shows the run), the ``gate`` section (it judges what is there) and the ``device`` section (the device,
+precision and thread count that it came to are parts of their own).
 """
 
 import ast
@@ -100,7 +100,7 @@ def assemble_key(
 
 
 def _is_keyed(name: str) -> bool:
-    return name not in UNKEYED_PARAMS and name not in SEED_PARAMS and not name.startswith("device.")
+    return name not in UNKEYED_PARAMS and name not in SEED_PARAMS and not name.startswith(("device.", "gate."))
 
 
 def _only(values: Mapping[str, str]) -> str:
