@@ -28,7 +28,20 @@ from prefect.utilities.urls import url_for
 from assay import progress
 from assay.ablation.wording import headline
 from assay.headlines import BASELINES, HEADLINES
-from assay.records import AblationPlan, AblationRecord, Record, RunRecord, TrainResult, Verdict
+from assay.records import (
+    KEPT,
+    REFUSED,
+    AblationPlan,
+    AblationRecord,
+    Decision,
+    Drift,
+    Finding,
+    NightRecord,
+    Record,
+    RunRecord,
+    TrainResult,
+    Verdict,
+)
 from assay.tracking.ablations import compare_page
 
 MLFLOW_URL_VARIABLE = "ASSAY_MLFLOW_URL"
@@ -37,8 +50,13 @@ MLFLOW_URL_VARIABLE = "ASSAY_MLFLOW_URL"
 ABLATION_FIGURES = ("forest", "learning_curves", "generalization_gap", "interaction")
 """Figures of an ablation that a page may show."""
 
+GATE_STATES = {KEPT: "Kept", REFUSED: "Refused"}
+"""The gate's no -> name of the state of a flow run that ended with it."""
+
 _LONG_STAGES = {"train": "progress", "ablate": "ablation-progress"}
 """Stage -> key of its progress artifact."""
+
+_SPENT = ("used", "saved")
 
 _EVERY_SECONDS = 1.0
 
@@ -103,6 +121,43 @@ def show_plan(plan: AblationPlan, words: str) -> None:
 
 
 @_courtesy
+def show_decision(decision: Decision) -> None:
+    """Put the gate's rules on the page, each with its numbers."""
+    create_table_artifact(
+        [
+            {"rule": rule.name, "state": rule.state, "reason": rule.reason, "on failure": rule.decides}
+            for rule in decision.rules
+        ],
+        key="gate",
+        description=describe_decision(decision),
+    )
+
+
+@_courtesy
+def show_sight(findings: Sequence[Finding], drifts: Sequence[Drift]) -> None:
+    """Put what a night saw in its data on the page: what is odd, and every comparison with the champion's data."""
+    if findings:
+        rows = [{"finding": item.name, "level": item.level, "reason": item.reason} for item in findings]
+        create_table_artifact(rows, key="quality", description="What is odd about the data")
+    if drifts:
+        rows = [
+            {"what": item.name, "kind": item.kind, "drifted": "yes" if item.drifted else "no", "found": item.reason}
+            for item in drifts
+        ]
+        create_table_artifact(rows, key="drift", description="Compared with the champion's data")
+
+
+@_courtesy
+def show_night(record: NightRecord) -> None:
+    """Put a night's decision on the page."""
+    shown = ("due", "outcome", "reason", "version", "champion", "data_md5", "seconds", "device")
+    values = record.to_json()
+    rows = [{"what": name.replace("_", " "), "value": str(values[name])} for name in shown]
+    rows += [{"what": f"device-minutes {verb}", "value": str(values[f"device_minutes_{verb}"])} for verb in _SPENT]
+    create_table_artifact(rows, key="night", description=record.describe())
+
+
+@_courtesy
 def show_ablation(record: AblationRecord) -> None:
     """Put an ablation's verdicts on the page, as a table and as figures, with the way to MLflow."""
     create_table_artifact(
@@ -152,19 +207,40 @@ def mlflow_page(experiment_id: str, run_id: str) -> str | None:
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning" if base else None
 
 
-def completed(result: _Result, words: str) -> _Result:
-    """Return a flow's result so that its state says in words what came of it, on its page and in `assay status`."""
-    return cast(_Result, Completed(message=words, data=result))
+def completed(result: _Result, words: str, decision: Decision | None = None) -> _Result:
+    """Return a flow's result so that its state says in words what came of it, on its page and in `assay status`.
+
+    Args:
+        result: What the flow came to.
+        words: One line.
+        decision: Where the gate said no, the state is named after it: ``Refused`` or ``Kept``.
+    """
+    said_no = decision is not None and not decision.moves_champion
+    name = GATE_STATES[decision.outcome] if decision is not None and said_no else None
+    return cast(_Result, Completed(message=words, data=result, name=name))
 
 
 def describe(record: RunRecord) -> str:
     """Return one line: what was registered or found again, and how good it is."""
     low, high = record.intervals["accuracy"]
     verb = "Reused" if record.reused else "Registered"
+    outcome = f" Gate: {record.decision.outcome}." if record.decision is not None else ""
     return (
         f"{verb} {record.model_name} version {record.model_version}: test accuracy {record.metrics['accuracy']:.4f} "
-        f"({low:.4f} to {high:.4f})."
+        f"({low:.4f} to {high:.4f}).{outcome}"
     )
+
+
+def describe_decision(decision: Decision) -> str:
+    """Return one line: what the gate decided and why."""
+    met = f" against champion {decision.champion}" if decision.champion is not None else ""
+    outcome = f"forced ({decision.forced_reason})" if decision.forced_reason else decision.outcome
+    return f"Version {decision.version}{met}: {outcome}. {decision.reason}"
+
+
+def own_id() -> str | None:
+    """Return the id of this flow run."""
+    return flow_run.get_id()
 
 
 def own_name() -> str | None:
@@ -241,6 +317,7 @@ def _result_page(record: RunRecord, experiment_id: str, figures: Sequence[str]) 
         "",
         f"{verb} because {'; '.join(record.reasons)}.",
         "",
+        *([f"Gate: {describe_decision(record.decision)}", ""] if record.decision is not None else []),
         *_metric_rows(record),
         "",
     ]

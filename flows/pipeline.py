@@ -1,4 +1,4 @@
-"""The whole chain: version the data, validate, split, train, evaluate on test, register."""
+"""The whole chain: version the data, validate, split, train, evaluate on test, register, and meet the gate."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,12 +13,15 @@ from assay.data.loading import ImageDataset, load_dataset
 from assay.data.splits import make_splits
 from assay.data.validation import validate
 from assay.evaluation.evaluate import evaluate
+from assay.evaluation.predictions import read_predictions
 from assay.models.build import require_fit
+from assay.nightly import PROFILE_FILE, profile_with_answers
 from assay.params import (
     AblationParams,
     CnnParams,
     DeviceParams,
     EvaluationParams,
+    GateParams,
     ModelParams,
     RegistryParams,
     RunParams,
@@ -30,6 +33,7 @@ from assay.project import Project, find_project, only_one
 from assay.records import (
     DataRef,
     DataReport,
+    Decision,
     EpochRecord,
     Evaluation,
     ModelRef,
@@ -37,11 +41,14 @@ from assay.records import (
     Splits,
     TrainResult,
 )
+from assay.registry.contest import TestBench
 from assay.registry.register import register
+from assay.tracking.lineage import ABLATION_TAG
 from assay.tracking.runs import OpenRun, Tracker
 from assay.training.fit import CHECKPOINT_FILE, fit
 from flows import page
 from flows.ablate import run_ablation
+from flows.promote import ask_gate
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,14 @@ class Job:
         params: Every choice of the run.
         plan: The verified data, the device and the run key.
         run_dir: Folder of this run alone.
+        ablation_run: MLflow run of the ablation that came first; empty without one.
     """
 
     project: Project
     params: RunParams
     plan: Plan
     run_dir: Path
+    ablation_run: str = ""
 
     @property
     def data(self) -> DataRef:
@@ -130,6 +139,9 @@ def evaluate_model(job: Job, splits: Splits, trained: TrainResult, run: OpenRun)
         lineage=tracker.lineage(run.run_id),
     )
     tracker.log_evaluation(run.run_id, evaluation)
+    answers = read_predictions(Path(evaluation.predictions_path))
+    profile = profile_with_answers(_dataset(job), answers.rows, answers.probabilities)
+    tracker.log_json(run.run_id, profile.to_json(), PROFILE_FILE)
     page.show_table(
         "evaluation",
         f"{evaluation.num_test} test examples, {evaluation.confidence:.0%} intervals",
@@ -156,6 +168,7 @@ def pipeline(
     device: DeviceParams = DeviceParams(),
     registry: RegistryParams = RegistryParams(),
     ablation: AblationParams = AblationParams(),
+    gate: GateParams = GateParams(),
     project_dir: Path | None = None,
 ) -> RunRecord:
     """Run the whole chain, or find that it has been done.
@@ -168,6 +181,7 @@ def pipeline(
         device: Where to compute.
         registry: Where results go.
         ablation: Which levels to compare first, where `in_run` asks for it.
+        gate: What the version has to show to become champion.
         project_dir: The project's folder; the one at or above the current folder by default.
 
     Returns:
@@ -181,10 +195,11 @@ def pipeline(
         device=device,
         registry=registry,
         ablation=ablation,
+        gate=gate,
     )
     with page.progress_shown():
         record = run_chain(find_project(project_dir), params)
-    return page.completed(record, page.describe(record))
+    return page.completed(record, page.describe(record), record.decision)
 
 
 def run_chain(project: Project, params: RunParams) -> RunRecord:
@@ -208,15 +223,28 @@ def run_chain(project: Project, params: RunParams) -> RunRecord:
             with watch.stage("register", "exporting and hashing") as words:
                 model = register_model(job, trained, evaluation, run)
                 words.append(f"{model.name} version {model.version}")
-            record = RunRecord.of(job.plan.key, job.data, splits, trained, evaluation, model, reasons, watch.seconds)
+            decision = _meet_gate(job, splits, model, watch) if job.params.gate.in_run else None
+            record = RunRecord.of(
+                job.plan.key, job.data, splits, trained, evaluation, model, reasons, watch.seconds, decision
+            )
             tracker.finish(run.run_id, record)
     page.show_result(record, run.experiment_id, [Path(file).name for file in evaluation.figures.values()])
     return record
 
 
+def _meet_gate(job: Job, splits: Splits, model: ModelRef, watch: progress.Stopwatch) -> Decision:
+    """Have the new version compared with the champion."""
+    with watch.stage("gate", "loading the version from the registry") as words:
+        bench = TestBench(_tracker(job), _dataset(job), splits, job.params)
+        decision = ask_gate(bench, model.name, model.version)
+        words.append(page.describe_decision(decision))
+    return decision
+
+
 def _ablate_first(job: Job, watch: progress.Stopwatch) -> Job:
     """Ablate before test is touched; where the params say so, go on with the levels that won."""
     record = run_ablation(job.project, job.params, watch)
+    job = replace(job, ablation_run=record.run_id)
     return replace(job, params=chosen(job.params, record)) if job.params.ablation.choose else job
 
 
@@ -242,6 +270,8 @@ def check_and_train(job: Job, watch: progress.Stopwatch) -> tuple[OpenRun, Split
     link = page.own_page()
     if link is not None:
         tracker.link_page(run.run_id, link)
+    if job.ablation_run:
+        tracker.set_tag(run.run_id, ABLATION_TAG, job.ablation_run)
     with tracker.failure_noted(run.run_id), watch.stage("train", "starting") as words:
         trained = train_model(job, splits, run)
         words.append(trained.describe())

@@ -58,6 +58,7 @@ QUICK = (
     "model.channels=[8,16]",
     "evaluation.num_bootstrap=100",
     "device.num_threads=1",
+    "gate.in_run=false",
 )
 
 

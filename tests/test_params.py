@@ -79,7 +79,7 @@ MISTAKES = [
     ("train.early_stopping=3", "must be a section with keys of its own"),
     ("split=4", "split=4 on the command line: must be a section"),
     ("registry.model_name=a/b", "may hold letters, digits"),
-    ("zzz=1", "Known here: split, model, train, evaluation, device, registry, ablation, schedule, services."),
+    ("zzz=1", "Known here: split, model, train, evaluation, device, registry, ablation, gate, schedule, services."),
     ("train.num_epochs", "an override looks like train.num_epochs=3"),
     ("train.num_epochs=[1", "is not a YAML value"),
 ]

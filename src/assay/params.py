@@ -317,6 +317,18 @@ class NightlyParams(Section):
     """Minute, hour, day of month, month, day of week; ``0 2 * * *`` is every night at two."""
     timezone: str = "UTC"
     """IANA time zone that the times are in, e.g. ``Europe/Berlin``."""
+    train_when: Literal["changed", "drifted"] = "changed"
+    """Train when data, params, code or packages are not the champion's; or on other data only if it drifted."""
+    drift_alpha: float = Field(0.01, ge=0.00001, le=0.5)
+    """Highest chance that data like the champion's is said to have drifted."""
+    import_from: str | None = Field(None, min_length=1)
+    """Folder of images, one folder a class, that is imported again first; null takes the data that is pinned."""
+    notify: str | None = Field(None, pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")
+    """Notification block of Prefect to send to, as TYPE/NAME, e.g. ``slack-webhook/team``; null sends nothing."""
+    notify_on: tuple[
+        Literal["promoted", "first champion", "kept champion", "refused", "skipped", "stopped", "failed"], ...
+    ] = ("promoted", "refused", "stopped", "failed")
+    """Outcomes of a night that are worth a message."""
 
     @field_validator("cron")
     @classmethod

@@ -26,6 +26,7 @@ SMALL = (
     "model.channels=[8]",
     "model.hidden_units=16",
     "evaluation.num_bootstrap=100",
+    "gate.in_run=false",
 )
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _Found = TypeVar("_Found")

@@ -60,7 +60,7 @@ def test_a_run_says_what_it_was_made_from(tracker: Tracker) -> None:
     features = json.loads(by_context["train"].schema)["mlflow_tensorspec"]["features"]
     assert Schema.from_json(features).inputs[0].shape == (-1, 8, 8, 1)
     files = {file.path for file in tracker.client.list_artifacts(run.run_id)}
-    assert files == {"lineage.json", "splits.npz"}
+    assert files == {"lineage.json", "params.json", "splits.npz"}
 
 
 def test_metrics_logged_twice_are_stored_once(tracker: Tracker) -> None:

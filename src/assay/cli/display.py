@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from assay import progress
+from assay.cli.models_display import gate_line
 from assay.headlines import BASELINES, HEADLINES, LOWER_IS_BETTER
 from assay.records import RunRecord
 
@@ -111,6 +112,8 @@ def _facts(record: RunRecord) -> Table:
     verb = "reused" if record.reused else "trained"
     for number, reason in enumerate(record.reasons):
         table.add_row("" if number else verb, f"because {reason}")
+    if record.decision is not None:
+        table.add_row("gate", gate_line(record.decision))
     return table
 
 

@@ -28,20 +28,22 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets ``run`` to the function that does it."""
-    from assay.cli import data, services
+    from assay.cli import data, models, nightly, services
 
     parser = _Parser(
         prog="assay",
         description="A training line that tests every PyTorch classifier before MLflow stamps it.",
-        epilog="Exit codes: 0 done, 1 the run failed, 2 the request was wrong.",
+        epilog="Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 3 the gate said no.",
     )
     parser.add_argument("--version", action="version", version=f"assay {assay.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_ablate(commands)
     data.register(commands)
+    models.register(commands)
     _add_ui(commands)
     services.register(commands)
+    nightly.register(commands)
     return parser
 
 
@@ -118,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; the process's own by default.
 
     Returns:
-        The exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
+        The exit code: 0 done, 1 the run failed, 2 the request was wrong, 3 the gate said no, 130 interrupted.
     """
     _set_environment()
     args = _parse(argv)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from assay.cli.display import drawing, show_result
 from assay.cli.in_process import flow_ready
+from assay.cli.models import EXIT_NO
 from assay.cli.services import follow
 from assay.params import RunParams, load_params
 from assay.plan import make_plan, open_tracker, why_not_reused, why_reused
@@ -27,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
         args: what the command line said.
 
     Returns:
-        Exit code 0, or that of a run in a pool; whatever goes wrong here is raised.
+        Exit code 0, 3 where the gate kept the new version from being champion, or that of a run in a pool; whatever
+        goes wrong here is raised.
     """
     begun = time.perf_counter()
     project = find_project()
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     show_result(console, record, _next_commands(record, params))
     if args.json:
         sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
-    return 0
+    return 0 if record.decision is None or record.decision.moves_champion else EXIT_NO
 
 
 def _reuse(project: Project, params: RunParams) -> RunRecord | None:
@@ -84,6 +86,8 @@ def _train(project: Project, params: RunParams) -> RunRecord:
 
 def _next_commands(record: RunRecord, params: RunParams) -> dict[str, str]:
     commands = {"verdicts": "assay ablate"} if params.ablation.in_run else {}
+    if record.decision is not None:
+        commands["gate"] = f"assay models why {record.model_version}"
     commands["dashboard"] = "assay ui"
     if record.report_path:
         commands = {"report": _short(Path(record.report_path))} | commands

@@ -1,4 +1,4 @@
-"""``assay up | status | down`` and ``assay train | nightly``."""
+"""``assay up | status | down`` and ``assay train``."""
 
 import argparse
 import json
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from assay.services.status import Status
 
 _POOLS = ("cpu", "gpu", "tpu")
+_GATE_SAID_NO = ("Kept", "Refused")
+"""Names of the states that a flow run ends in when the gate kept a version from being champion."""
 
 
 def register(commands: Any) -> None:
@@ -46,10 +48,6 @@ def register(commands: Any) -> None:
     add_params(train, "train.num_epochs=3")
     add_pool(train, default="cpu")
     train.set_defaults(run=submit_train)
-    nightly = commands.add_parser("nightly", help="start the nightly run now", description="Start the nightly run now.")
-    nightly.add_argument("--json", action="store_true", help="one JSON record on stdout, human text on stderr")
-    nightly.add_argument("--detach", action="store_true", help="do not wait for its end")
-    nightly.set_defaults(run=submit_nightly)
 
 
 def add_pool(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -113,20 +111,11 @@ def submit_train(args: argparse.Namespace) -> int:
     return follow(project, "train", args.pool, params, detach=args.detach, as_json=args.json)
 
 
-def submit_nightly(args: argparse.Namespace) -> int:
-    """Do ``assay nightly``."""
-    from assay.params import load_params
-
-    project = _project()
-    params = load_params(project.params_file)
-    return follow(project, "nightly", None, params, detach=args.detach, as_json=args.json)
-
-
 def follow(project: "Project", flow: str, pool: str | None, params: "Params", *, detach: bool, as_json: bool) -> int:
     """Send a run to a pool and tell its states until it ends.
 
     Returns:
-        0 when it completed (or with `detach`), 1 when it did not.
+        0 when it completed (or with `detach`), 1 when it did not, 3 when the gate said no.
     """
     from assay.services.submit import submit, watch
     from assay.services.words import no_worker_words
@@ -142,7 +131,9 @@ def follow(project: "Project", flow: str, pool: str | None, params: "Params", *,
     if as_json:
         end = {"state": state["name"], "message": state["message"]}
         sys.stdout.write(json.dumps(sent.to_json() | end) + "\n")
-    return 0 if detach or state["type"] == "COMPLETED" else 1
+    if detach:
+        return 0
+    return 1 if state["type"] != "COMPLETED" else 3 if state["name"] in _GATE_SAID_NO else 0
 
 
 def _load(args: argparse.Namespace) -> "tuple[Project, Params]":

@@ -100,7 +100,8 @@ def _freeze(split: np.ndarray, dataset: ImageDataset, out_dir: Path) -> Splits:
     indices = SplitIndices(*(np.flatnonzero(split == code) for code in (_TRAIN, _VAL, _TEST)))
     digest = split_digest(indices)
     path = out_dir / f"splits-{digest[:12]}.npz"
-    _write(path, indices)
+    rows = np.concatenate([indices.train, indices.val])
+    _write(path, indices, np.unique(np.asarray(dataset.content_hash)[rows]))
     return Splits(
         path=str(path),
         digest=digest,
@@ -127,6 +128,25 @@ def load_split(splits: Splits) -> SplitIndices:
     if (found := split_digest(indices)) != splits.digest:
         raise DataError(f"{splits.path}: has digest {found}, frozen was {splits.digest}. {advice}")
     return indices
+
+
+def load_seen(path: Path) -> np.ndarray:
+    """Read the contents that training and its choices saw, whatever data they are compared with later.
+
+    Args:
+        path: A file that a division was frozen in.
+
+    Returns:
+        Content hashes of train and val, bytes (``S16``) ``[content]``, sorted; as in `ImageDataset.content_hash`.
+
+    Raises:
+        DataError: The file cannot be read, or is of a version that did not keep them.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return np.asarray(arrays["seen"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: does not say which examples were trained on ({error}).") from error
 
 
 def split_digest(indices: SplitIndices) -> str:
@@ -284,10 +304,10 @@ def _check_classes(split: np.ndarray, dataset: ImageDataset) -> None:
             )
 
 
-def _write(path: Path, indices: SplitIndices) -> None:
+def _write(path: Path, indices: SplitIndices, seen: np.ndarray) -> None:
     """Write the arrays all at once; NumPy stamps no time into the file, so equal splits are equal bytes."""
     buffer = io.BytesIO()
-    np.savez(buffer, train=indices.train, val=indices.val, test=indices.test)
+    np.savez(buffer, train=indices.train, val=indices.val, test=indices.test, seen=seen)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(prefix=path.name, dir=path.parent)

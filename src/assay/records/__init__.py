@@ -17,6 +17,7 @@ from assay.records.base import Record
 from assay.records.data import DataRef, DataReport, Splits
 from assay.records.evaluation import ClassMetrics, Evaluation, Interval
 from assay.records.gate import FIRST, KEPT, OUTCOMES, PROMOTED, REFUSED, Decision, Look, Promotion, Rule
+from assay.records.night import DataProfile, Drift, Finding, NightRecord, QualityLimits
 from assay.records.runs import ModelRef, RunKey, RunRecord
 from assay.records.training import EpochRecord, StepRecords, TrainResult
 
@@ -31,15 +32,20 @@ __all__ = [
     "AblationRecord",
     "ClassMetrics",
     "Contrast",
+    "DataProfile",
     "DataRef",
     "DataReport",
     "Decision",
+    "Drift",
     "EpochRecord",
     "Evaluation",
+    "Finding",
     "Interval",
     "Look",
     "ModelRef",
+    "NightRecord",
     "Promotion",
+    "QualityLimits",
     "Record",
     "Rule",
     "RunKey",

@@ -76,6 +76,7 @@ class Decision(Record):
         seconds: Wall time of the comparison.
         forced_reason: Why a person promoted it in spite of the gate; empty if nobody did.
         flow_run_id: Flow run that asked; empty for the command line.
+        params_sha256: SHA-256 (hex) of what the gate asked for.
     """
 
     outcome: str
@@ -91,6 +92,7 @@ class Decision(Record):
     seconds: float = 0.0
     forced_reason: str = ""
     flow_run_id: str = ""
+    params_sha256: str = ""
 
     @property
     def moves_champion(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Self
 from assay.records.base import Record
 from assay.records.data import DataRef, Splits
 from assay.records.evaluation import Evaluation
+from assay.records.gate import Decision
 from assay.records.training import TrainResult
 
 
@@ -70,6 +71,7 @@ class RunRecord(Record):
         num_examples: Examples in train, val and test.
         num_epochs: Epochs trained.
         device: Device, precision and threads, e.g. ``cpu bf16 x2``.
+        decision: What the gate decided; None where it was not asked.
     """
 
     run_id: str
@@ -90,6 +92,7 @@ class RunRecord(Record):
     num_examples: tuple[int, int, int]
     num_epochs: int
     device: str
+    decision: Decision | None = None
 
     @classmethod
     def of(
@@ -102,6 +105,7 @@ class RunRecord(Record):
         model: ModelRef,
         reasons: tuple[str, ...],
         timings: Mapping[str, float],
+        decision: Decision | None = None,
     ) -> Self:
         """Gather what the stages handed over."""
         return cls(
@@ -123,6 +127,7 @@ class RunRecord(Record):
             num_examples=(splits.num_train, splits.num_val, splits.num_test),
             num_epochs=len(trained.history),
             device=trained.describe_device(),
+            decision=decision,
         )
 
     def again(self, reasons: tuple[str, ...], timings: Mapping[str, float]) -> Self:

@@ -64,6 +64,37 @@ def list_versions(tracker: Tracker, name: str | None = None) -> tuple[VersionInf
     return tuple(sorted(infos, key=lambda info: (info.ref.name, -info.ref.version)))
 
 
+def version_numbers(tracker: Tracker, name: str) -> tuple[int, ...]:
+    """Return the numbers of a model's versions, the latest first."""
+    return tuple(info.ref.version for info in list_versions(tracker, name))
+
+
+def latest_version(tracker: Tracker, name: str) -> int:
+    """Return the latest version of a model.
+
+    Raises:
+        ModelFileError: It has none.
+        ServiceError: The store fails.
+    """
+    found = list_versions(tracker, name)
+    if not found:
+        raise ModelFileError(f"{name}: has no version in {tracker.store.shown_uri}. Make one: assay run.")
+    return found[0].ref.version
+
+
+def find_version(tracker: Tracker, name: str, version: int) -> VersionInfo:
+    """Look one version up.
+
+    Raises:
+        ModelFileError: There is no such version; those that there are are named.
+        ServiceError: The store fails.
+    """
+    found = _get_version(tracker, name, version)
+    with service_errors(tracker.store):
+        aliases = tracker.client.get_registered_model(name).aliases
+    return _info(found, aliases)
+
+
 def load_version(tracker: Tracker, name: str, version: int) -> tuple["nn.Module", ModelSpec]:
     """Load a registered version from the very bytes that were checked.
 

@@ -17,12 +17,15 @@ from assay.services.worker import DeviceWorker
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
-NIGHTLY = "nightly"
+NIGHTLY, PROMOTE = "nightly", "promote"
+_ONE_EACH = (NIGHTLY, PROMOTE)
+"""Flows with one deployment, whatever the pools."""
 _TAG = "assay"
 _SUMMARIES = {
-    "pipeline": "The whole chain: version, validate, split, train, evaluate on test, register.",
+    "pipeline": "The whole chain: version, validate, split, train, evaluate on test, register, meet the gate.",
     "train": "Train and choose on val; test is not looked at and nothing is registered.",
     "ablate": "Train every level with several seeds and say which ones help; test is not looked at.",
+    "promote": "Have a registered version meet the gate; the champion moves if it passes.",
     "nightly": "The whole chain with the params.yaml of the night, when its schedule says so.",
 }
 _POOL_WORDS = {
@@ -46,9 +49,9 @@ class Deployment:
 
     @property
     def name(self) -> str:
-        """What people see: ``run-cpu``, ``train-gpu``, ``nightly``."""
+        """What people see: ``run-cpu``, ``train-gpu``, ``promote``, ``nightly``."""
         verb = "run" if self.flow == "pipeline" else self.flow
-        return verb if self.flow == NIGHTLY else f"{verb}-{self.pool}"
+        return verb if self.flow in _ONE_EACH else f"{verb}-{self.pool}"
 
 
 def deployments(slots: tuple[Slot, ...]) -> tuple[Deployment, ...]:
@@ -57,6 +60,7 @@ def deployments(slots: tuple[Slot, ...]) -> tuple[Deployment, ...]:
     nightly_pool = next((pool for pool in ("tpu", "gpu") if pool in here), "cpu")
     return (
         *(Deployment(flow, pool) for flow in ("pipeline", "train", "ablate") for pool in POOLS),
+        Deployment(PROMOTE, "cpu"),
         Deployment(NIGHTLY, nightly_pool),
     )
 

@@ -5,12 +5,29 @@ from typing import Any
 from assay.params import RunParams
 
 FORMS: dict[str, tuple[str, ...]] = {
-    "pipeline": ("split", "model", "train", "evaluation", "device", "registry", "ablation"),
+    "pipeline": ("split", "model", "train", "evaluation", "device", "registry", "ablation", "gate"),
     "train": ("split", "model", "train", "device", "registry"),
     "ablate": ("split", "model", "train", "device", "registry", "ablation"),
+    "promote": ("split", "evaluation", "device", "registry", "gate"),
     "nightly": (),
 }
 """Flow -> the sections that its form shows."""
+
+FIELDS: dict[str, dict[str, dict[str, Any]]] = {
+    "promote": {
+        "version": {
+            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}],
+            "default": None,
+            "description": "Which version; the latest by default.",
+        },
+        "forced_reason": {
+            "type": "string",
+            "default": "",
+            "description": "Why it is to be champion whatever the gate finds; empty leaves it to the gate.",
+        },
+    }
+}
+"""Flow -> what its form asks before the sections, as JSON schema."""
 
 
 def form_schema(flow: str) -> dict[str, Any]:
@@ -26,9 +43,9 @@ def form_schema(flow: str) -> dict[str, Any]:
     """
     schema = RunParams.model_json_schema(ref_template="#/definitions/{model}")
     definitions = schema.pop("$defs")
+    asked = FIELDS.get(flow, {}) | {name: schema["properties"][name] for name in FORMS[flow]}
     properties = {
-        name: schema["properties"][name] | {"position": position, "title": name}
-        for position, name in enumerate(FORMS[flow])
+        name: field | {"position": position, "title": name} for position, (name, field) in enumerate(asked.items())
     }
     used = _used(properties, definitions)
     return {
@@ -49,7 +66,8 @@ def form_values(flow: str, params: RunParams) -> dict[str, Any]:
         params: The project's params.
     """
     values = params.model_dump(mode="json")
-    return {name: values[name] for name in FORMS[flow]}
+    own = {name: field["default"] for name, field in FIELDS.get(flow, {}).items()}
+    return own | {name: values[name] for name in FORMS[flow]}
 
 
 def _named_as_in_the_file(definition: dict[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,22 @@ class AblationRuns:
         runs = self._search(f"{condition} AND attributes.status = 'FINISHED'")
         return _read_record(self._download(runs[0].info.run_id, RECORD_FILE)) if runs else None
 
+    def latest(self) -> AblationRecord | None:
+        """Find the finished ablation that was started last."""
+        database = self.tracker.store.database
+        if self.tracker.store.is_new:
+            return None
+        if database is not None:
+            with suppress(lookup.SlowLookupError):
+                found = list(lookup.find_of_kind(database, self.tracker.experiment, ABLATION).values())
+                return _read_record(found[-1][1]) if found else None
+        runs = self._search(f"tags.`{KIND_TAG}` = '{ABLATION}' AND attributes.status = 'FINISHED'")
+        return _read_record(self._download(runs[0].info.run_id, RECORD_FILE)) if runs else None
+
+    def load(self, run_id: str) -> AblationRecord | None:
+        """Read an ablation back by its MLflow run; None if its files are gone."""
+        return _read_record(self._download(run_id, RECORD_FILE))
+
     def nearest(self, key: RunKey) -> RunKey | None:
         """The key of the finished ablation that differs least, for saying why there is none to reuse."""
         return None if self.tracker.store.is_new else self.tracker.nearest(key)

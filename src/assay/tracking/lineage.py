@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 KEY_TAG = "assay.key"
 KIND_TAG = "assay.kind"
 """Tag of runs that are part of an ablation: ``ablation``, ``variant`` or ``trial``."""
+ABLATION_TAG = "assay.ablation.run"
+"""Tag of a whole run: MLflow run of the ablation that it began with."""
 MANIFEST_TAG = "assay.manifest.sha256"
 GIT_TIMEOUT_SECONDS = 10.0
 

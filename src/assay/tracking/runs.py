@@ -31,6 +31,8 @@ TRAINED = "trained"
 """Value of `STAGE_TAG` on a run that was trained and is not evaluated on test yet."""
 PAGE_TAG = "assay.prefect.flow_run"
 LINEAGE_FILE = "lineage.json"
+PARAMS_FILE = "params.json"
+PIN_FILE = "data.dvc"
 RECORD_FILE = "record.json"
 NUM_COMPARED_RUNS = 200
 """Finished runs, latest first, among which `Tracker.nearest` looks."""
@@ -242,6 +244,9 @@ class Tracker:
         if run.inputs is None or not run.inputs.dataset_inputs:
             self.client.log_inputs(run_id, datasets=dataset_inputs(data, splits))
         self._log_text(run_id, key_json(key), LINEAGE_FILE)
+        self._log_text(run_id, params.model_dump_json(indent=1), PARAMS_FILE)
+        if self.project.pin_file.is_file():
+            self.client.log_artifact(run_id, str(self.project.pin_file))
         self.client.log_artifact(run_id, splits.path)
 
     def metrics(self, run: OpenRun, flush_seconds: float = 5.0, system_metrics_seconds: float = 10.0) -> MetricStream:
@@ -298,6 +303,40 @@ class Tracker:
         with service_errors(self.store):
             return RunRecord.from_json(json.loads(self._read_text(run_id, RECORD_FILE)))
 
+    def load_key(self, run_id: str) -> RunKey:
+        """Read back a run's key with the details of its parts."""
+        with service_errors(self.store):
+            return self._read_key(self.client.get_run(run_id))
+
+    def load_params(self, run_id: str) -> RunParams:
+        """Read back all params of a run.
+
+        Raises:
+            ServiceError: The store fails, or the run did not keep them.
+        """
+        with self.artifact(run_id, PARAMS_FILE) as path:
+            return RunParams.model_validate_json(path.read_text())
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return a run's tags."""
+        with service_errors(self.store):
+            return dict(self.client.get_run(run_id).data.tags)
+
+    def param_texts(self, run_id: str) -> dict[str, str]:
+        """Return a run's params as MLflow shows them: dotted name -> text."""
+        with service_errors(self.store):
+            return dict(self.client.get_run(run_id).data.params)
+
+    def set_tag(self, run_id: str, name: str, value: str) -> None:
+        """Set a tag of a run."""
+        with service_errors(self.store):
+            self.client.set_tag(run_id, name, value)
+
+    def log_json(self, run_id: str, values: Mapping[str, Any], name: str) -> None:
+        """Keep JSON values as one of a run's files; a file of that name is replaced."""
+        with service_errors(self.store):
+            self._log_text(run_id, json.dumps(values, indent=1), name)
+
     def lineage(self, run_id: str) -> dict[str, str]:
         """What a run came from, for people: commit, key, data, constraints."""
         with service_errors(self.store):
@@ -351,6 +390,35 @@ class Tracker:
             file = Path(folder, name)
             file.write_text(text)
             self.client.log_artifact(run_id, str(file))
+
+    @contextmanager
+    def artifact(self, run_id: str, name: str) -> Iterator[Path]:
+        """One of a run's files on this machine: in place, or fetched for as long as the block runs.
+
+        Args:
+            run_id: MLflow run.
+            name: Path below the run's artifacts.
+
+        Raises:
+            ServiceError: The store fails, or the run has no such file.
+        """
+        database = self.store.database
+        if database is not None:
+            with suppress(lookup.SlowLookupError):
+                path = lookup.find_artifacts(database, run_id) / name
+                if path.is_file():
+                    yield path
+                    return
+        with tempfile.TemporaryDirectory() as folder:
+            with service_errors(self.store):
+                fetched = Path(self.client.download_artifacts(run_id, name, folder))
+            yield fetched
+
+    def file_names(self, run_id: str) -> tuple[str, ...]:
+        """Names of a run's files, folders left out."""
+        with service_errors(self.store):
+            found = self.client.list_artifacts(run_id)
+        return tuple(item.path for item in found if not item.is_dir)
 
     def _read_text(self, run_id: str, name: str) -> str:
         database = self.store.database
