@@ -23,8 +23,9 @@ from scipy import special, stats
 
 from assay.params import GateParams
 from assay.records import PROMOTED, REFUSED, Interval, Look
+from assay.registry.budget import spend
 from assay.registry.gate import Candidate, TestSet, conclude, judge
-from assay.registry.paired import Counts, compare, count, mcnemar, spend, tango_high, tango_low
+from assay.registry.paired import Counts, compare, count, mcnemar, tango_high, tango_low
 from assay.registry.slices import Slice, class_slices, quantile_slices
 
 ANSWERS = Path(__file__).resolve().parents[1] / ".assay" / "verdict_calibration.npz"

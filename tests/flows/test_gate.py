@@ -93,7 +93,7 @@ def test_from_the_first_champion_to_a_rollback(project: Copy) -> None:
     assert "a demo wants the small one" in shown
     gone = project.assay("models", "why", "7")
     assert (gone.returncode, "not registered" in gone.stderr) == (2, True)
-    assert "is no version" in project.assay("models", "show", "seven").stderr
+    assert "no version of mnist5k-cnn is the seven yet" in project.assay("models", "show", "seven").stderr
 
 
 def commit(project: Copy, message: str) -> None:

@@ -8,9 +8,10 @@ from scipy import special, stats
 
 from assay.params import GateParams
 from assay.records import FIRST, KEPT, PROMOTED, REFUSED, Interval, Look, Rule
+from assay.registry.budget import spend
 from assay.registry.comparison import slice_rule
 from assay.registry.gate import Candidate, TestSet, conclude, judge
-from assay.registry.paired import Counts, spend
+from assay.registry.paired import Counts
 from assay.registry.slices import Slice, class_slices
 
 NUM_CLASSES = 10

@@ -6,13 +6,13 @@ from scipy import optimize, stats
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from assay.evaluation.bootstrap import resample
+from assay.registry.budget import spend
 from assay.registry.paired import (
     Counts,
     compare,
     count,
     examples_to_tell,
     mcnemar,
-    spend,
     tango_high,
     tango_low,
     tango_score,

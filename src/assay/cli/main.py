@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets ``run`` to the function that does it."""
-    from assay.cli import data, models, nightly, services
+    from assay.cli import data, models, nightly, predict, services
 
     parser = _Parser(
         prog="assay",
@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_ablate(commands)
     data.register(commands)
     models.register(commands)
+    predict.register(commands)
     _add_ui(commands)
     services.register(commands)
     nightly.register(commands)

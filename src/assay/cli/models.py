@@ -202,23 +202,23 @@ def _opened(project: "Project", params: "Params") -> "Iterator[tuple[Tracker, Pr
 def _named(text: str, model_name: str, tracker: "Tracker", promotions: "Promotions") -> tuple[str, int]:
     """Understand ``7``, ``NAME@7``, ``NAME@champion`` and ``champion``."""
     from assay.errors import ParamsError
+    from assay.predict import find_version
     from assay.registry.load import latest_version
 
     name, at, which = text.rpartition("@")
     name = name if at else model_name
     if which == "latest":
         return name, latest_version(tracker, name)
-    if which == "champion":
-        champion = promotions.champion(name)
-        if champion is None:
-            raise ParamsError(
-                f"{name}: has no champion yet. Make one: assay run, or assay models promote. To name a version give "
-                "its number; assay models list shows them."
-            )
-        return name, champion.version
-    if not which.isdigit():
-        raise ParamsError(f"{text}: is no version. Give 7, {name}@7, champion or latest; assay models list shows them.")
-    return name, int(which)
+    if which != "champion":
+        ref = find_version(tracker, text, model_name)
+        return ref.name, ref.version
+    champion = promotions.champion(name)
+    if champion is None:
+        raise ParamsError(
+            f"{name}: has no champion yet. Make one: assay run, or assay models promote. To name a version give its "
+            "number; assay models list shows them."
+        )
+    return name, champion.version
 
 
 def _console(args: argparse.Namespace) -> Any:

@@ -70,6 +70,9 @@ def predict_probabilities(
 ) -> Float64[np.ndarray, "example class"]:
     """Compute class probabilities, batch by batch; the softmax is taken in float64.
 
+    Every batch is of the same size, the last one filled up, as the kernels for a few examples round otherwise: an
+    answer does not depend on how many are asked for.
+
     Args:
         model: As in `predict`.
         dataset: All examples.
@@ -89,9 +92,11 @@ def predict_probabilities(
     bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute.precision == "bf16")
     with compute_session(compute), torch.inference_mode(), bf16:
         for positions in torch.arange(len(rows)).split(_BATCH_SIZE):  # type: ignore[no-untyped-call]
-            images, _ = batches.take(positions)
+            full = positions.new_full((_BATCH_SIZE,), int(positions[-1]))
+            full[: len(positions)] = positions
+            images, _ = batches.take(full)
             logits = model(to_model_input(images))
-            parts.append(logits.to("cpu", torch.float64))
+            parts.append(logits[: len(positions)].to("cpu", torch.float64))
     if not parts:
         return np.empty((0, len(dataset.ref.class_names)))
     logits = torch.cat(parts)

@@ -1,10 +1,15 @@
 """MLflow's aliases ``champion``, ``previous`` and ``challenger``, as the ledger has them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from assay.errors import AssayError
 from assay.registry.promotions import Promotions, champions_in_line
+from assay.tracking.alias_table import point_aliases, versions_and_aliases
+from assay.tracking.lookup import SlowLookupError
 from assay.tracking.runs import Tracker, service_errors
 
 CHAMPION = "champion"
@@ -49,27 +54,74 @@ def sync_aliases(tracker: Tracker, promotions: Promotions, model_name: str) -> A
     """
     with promotions.held(model_name) as (history, met_gate), service_errors(tracker.store):
         line = champions_in_line(history)
-        champion = _first_registered(tracker, model_name, line[-1:])
-        previous = _first_registered(tracker, model_name, (v for v in reversed(line[:-1]) if v not in line[-1:]))
-        challenger = _first_registered(tracker, model_name, (v for v in met_gate if v not in line[-1:]))
+        store = _open_store(tracker, model_name)
+        champion = _first(store, line[-1:])
+        previous = _first(store, (v for v in reversed(line[:-1]) if v not in line[-1:]))
+        challenger = _first(store, (v for v in met_gate if v not in line[-1:]))
         wanted = {CHAMPION: champion, PREVIOUS: previous, CHALLENGER: challenger}
-        moved = _point(tracker, model_name, wanted)
+        moved = tuple(alias for alias, version in wanted.items() if store.aliases.get(alias) != version)
+        store.point({alias: wanted[alias] for alias in moved})
     if line and champion is None:
         raise _champion_is_gone(tracker, model_name, line[-1], previous)
     return Aliases(champion, previous, challenger, moved)
 
 
-def _point(tracker: Tracker, name: str, wanted: dict[str, int | None]) -> tuple[str, ...]:
-    """Set and take away aliases; returns those that were not right."""
-    present = _read_aliases(tracker, name)
-    moved = tuple(alias for alias, version in wanted.items() if present.get(alias) != version)
-    for alias in moved:
-        version = wanted[alias]
-        if version is None:
-            tracker.client.delete_registered_model_alias(name, alias)
-        else:
-            tracker.client.set_registered_model_alias(name, alias, str(version))
-    return moved
+class _Store(Protocol):
+    """One model's versions and aliases."""
+
+    aliases: Mapping[str, int]
+
+    def has(self, version: int) -> bool:
+        """Whether a version is registered."""
+
+    def point(self, wanted: Mapping[str, int | None]) -> None:
+        """Set aliases and take them away."""
+
+
+class _Tables:
+    """Of a SQLite file, read and written without importing MLflow."""
+
+    def __init__(self, database: Path, name: str) -> None:
+        self._database, self._name = database, name
+        self.aliases: Mapping[str, int]
+        self._versions, self.aliases = versions_and_aliases(database, name)
+
+    def has(self, version: int) -> bool:
+        return version in self._versions
+
+    def point(self, wanted: Mapping[str, int | None]) -> None:
+        if wanted:
+            point_aliases(self._database, self._name, wanted)
+
+
+class _Client:
+    """Of any store, through MLflow."""
+
+    def __init__(self, tracker: Tracker, name: str) -> None:
+        self._tracker, self._name = tracker, name
+        self.aliases: Mapping[str, int] = _read_aliases(tracker, name)
+
+    def has(self, version: int) -> bool:
+        return _is_registered(self._tracker, self._name, version)
+
+    def point(self, wanted: Mapping[str, int | None]) -> None:
+        for alias, version in wanted.items():
+            if version is None:
+                self._tracker.client.delete_registered_model_alias(self._name, alias)
+            else:
+                self._tracker.client.set_registered_model_alias(self._name, alias, str(version))
+
+
+def _open_store(tracker: Tracker, name: str) -> _Store:
+    database = tracker.store.database
+    if database is not None:
+        with suppress(SlowLookupError):
+            return _Tables(database, name)
+    return _Client(tracker, name)
+
+
+def _first(store: _Store, versions: Iterable[int]) -> int | None:
+    return next((version for version in versions if store.has(version)), None)
 
 
 def _read_aliases(tracker: Tracker, name: str) -> dict[str, int]:
@@ -82,10 +134,6 @@ def _read_aliases(tracker: Tracker, name: str) -> dict[str, int]:
             raise
         return {}
     return {alias: int(version) for alias, version in aliases.items()}
-
-
-def _first_registered(tracker: Tracker, name: str, versions: Iterable[int]) -> int | None:
-    return next((version for version in versions if _is_registered(tracker, name, version)), None)
 
 
 def _is_registered(tracker: Tracker, name: str, version: int) -> bool:

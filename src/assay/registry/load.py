@@ -4,21 +4,23 @@ import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.errors import ModelFileError, ServiceError
-from assay.models.files import load_model
-from assay.models.spec import ModelSpec
 from assay.records import ModelRef
+from assay.tracking.alias_table import versions_and_aliases
 from assay.tracking.lineage import MANIFEST_TAG
+from assay.tracking.lookup import SlowLookupError
 from assay.tracking.runs import Tracker, service_errors
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
+
+    from assay.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ def list_versions(tracker: Tracker, name: str | None = None) -> tuple[VersionInf
 
 
 def version_numbers(tracker: Tracker, name: str) -> tuple[int, ...]:
-    """Return the numbers of a model's versions, the latest first."""
+    """Return the numbers of a model's versions, the latest first; of a SQLite file without importing MLflow."""
+    if tracker.store.database is not None:
+        with suppress(SlowLookupError):
+            return versions_and_aliases(tracker.store.database, name)[0]
     return tuple(info.ref.version for info in list_versions(tracker, name))
 
 
@@ -95,7 +100,7 @@ def find_version(tracker: Tracker, name: str, version: int) -> VersionInfo:
     return _info(found, aliases)
 
 
-def load_version(tracker: Tracker, name: str, version: int) -> tuple["nn.Module", ModelSpec]:
+def load_version(tracker: Tracker, name: str, version: int) -> "tuple[nn.Module, ModelSpec]":
     """Load a registered version from the very bytes that were checked.
 
     The manifest must hash to what the version's tags say, and every file of the folder to what the manifest says.
@@ -108,6 +113,8 @@ def load_version(tracker: Tracker, name: str, version: int) -> tuple["nn.Module"
         ModelFileError: There is no such version, or one of its files is missing, extra, truncated or changed.
         ServiceError: The store fails.
     """
+    from assay.models.files import load_model
+
     found = _get_version(tracker, name, version)
     expected = found.tags.get(MANIFEST_TAG)
     if not expected:

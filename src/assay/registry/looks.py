@@ -5,8 +5,8 @@ import time
 from sqlalchemy import Connection, func, select
 
 from assay.records import Look
+from assay.registry.budget import spend
 from assay.registry.ledger import Ledger
-from assay.registry.paired import spend
 from assay.registry.schema import looks
 
 _ROUNDING = 1e-9
