@@ -316,10 +316,10 @@ def slice_state(only_challenger: int, only_champion: int, total: int, of: int = 
 @pytest.mark.parametrize(
     ("only_challenger", "only_champion", "total", "state", "words"),
     [
-        (2, 2, 400, "passed", "above -0.05"),
+        (2, 2, 400, "passed", "at least -0.0"),
         (0, 14, 400, "failed", "it is worse there"),
         (4, 9, 100, "failed", "it did lose that much"),
-        (20, 35, 1000, "passed", "above -0.05"),
+        (20, 35, 1000, "passed", "at least -0.0"),
         (34, 55, 700, "failed", "cannot be ruled out"),
         (4, 5, 100, "not asked", "neither shows a loss of 0.05 nor rules it out"),
     ],

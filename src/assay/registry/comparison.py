@@ -122,19 +122,18 @@ def slice_rule(part: Slice, counts: Counts, params: GateParams, num_slices: int)
     passed = True if low > -margin else False if is_lost else None
     what = "recall" if part.kind == "class" else "accuracy"
     found = (
-        f"{what} {counts.difference:+.4f} against the champion's ({counts.only_first:,} right only by the challenger, "
-        f"{counts.only_second:,} only by the champion, of {total:,}), at least {low:+.4f} with "
-        f"{100.0 * (1.0 - alpha):.4g}% confidence"
+        f"{what} {counts.difference:+.4f}, at least {low:+.4f} (right alone: {counts.only_first:,} it, "
+        f"{counts.only_second:,} the champion; of {total:,})"
     )
     verdicts = {
-        True: f"above -{margin:g}",
-        False: f"not above -{margin:g}: {_why_lost(counts.difference, high, margin)}",
-        None: f"which neither shows a loss of {margin:g} nor rules it out; {enough:,} examples would",
+        True: "",
+        False: f", not above -{margin:g}: {_why_lost(counts.difference, high, margin)}",
+        None: f", which neither shows a loss of {margin:g} nor rules it out; {enough:,} examples would",
     }
     return make_rule(
         part.name,
         passed,
-        f"{found}, {verdicts[passed]}",
+        f"{found}{verdicts[passed]}",
         difference=counts.difference,
         low=low,
         high=high,

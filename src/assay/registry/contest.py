@@ -25,13 +25,14 @@ from assay.models.spec import ModelSpec
 from assay.params import RunParams
 from assay.records import Evaluation, Interval, Splits
 from assay.registry.load import VersionInfo, load_version
-from assay.tracking.runs import Tracker
+from assay.tracking.runs import Tracker, service_errors
 from assay.training.session import compute_session
 
 if TYPE_CHECKING:
     from torch import nn
 
 PREDICTIONS_FILE = "predictions.parquet"
+EVALUATION_FILE = "evaluation.json"
 LATENCY_REPEATS = 100
 """Single examples that are timed for the median, after a tenth as many that are not."""
 _SAME_ANSWER = 0.05
@@ -139,11 +140,13 @@ def examine(bench: TestBench, info: VersionInfo) -> Examined:
     except NonFiniteError as error:
         return replace(examined, answer_error=str(error))
     same_test, reload_error = _compare_with_evaluation(bench, info, probabilities)
+    if examined.evaluation is None:
+        same_test, reload_error = False, reload_error or "its run kept no evaluation to compare with"
     return replace(
         examined,
         probabilities=probabilities,
         reload_error=reload_error,
-        is_evaluated=same_test and examined.evaluation is not None,
+        is_evaluated=same_test,
         latency_ms=measure_latency(model, spec, compute),
     )
 
@@ -207,13 +210,13 @@ def measure_latency(model: "nn.Module", spec: ModelSpec, compute: Compute) -> fl
 
 
 def _evaluation(tracker: Tracker, info: VersionInfo) -> Evaluation | None:
-    try:
-        return tracker.load_evaluation(info.ref.run_id)
-    except (OSError, ValueError, TypeError, KeyError):
+    """A version's own test results; None where its run kept none that can be read."""
+    if EVALUATION_FILE not in tracker.file_names(info.ref.run_id):
         return None
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "mlflow":
-            raise
+    try:
+        with service_errors(tracker.store):
+            return tracker.load_evaluation(info.ref.run_id)
+    except (ValueError, TypeError, KeyError):
         return None
 
 
@@ -241,10 +244,15 @@ def _compare_with_evaluation(bench: TestBench, info: VersionInfo, probabilities:
     """
     if PREDICTIONS_FILE not in bench.tracker.file_names(info.ref.run_id):
         return False, "its run kept no answers to compare with"
-    with bench.tracker.artifact(info.ref.run_id, PREDICTIONS_FILE) as path:
-        before = read_predictions(path)
+    try:
+        with bench.tracker.artifact(info.ref.run_id, PREDICTIONS_FILE) as path:
+            before = read_predictions(path)
+    except DataError as error:
+        return False, str(error)
     if before.data_md5 != bench.dataset.ref.md5 or not np.array_equal(before.rows, bench.rows):
         return False, ""
+    if before.probabilities.shape != probabilities.shape:
+        return False, f"{PREDICTIONS_FILE} of its run holds answers to {before.probabilities.shape[1]} classes"
     difference = np.abs(before.probabilities - probabilities)
     if difference.max() <= _SAME_ANSWER:
         return True, ""

@@ -16,7 +16,7 @@ from assay.registry.aliases import sync_aliases
 from assay.registry.contest import Examined, TestBench, common_rows, examine, metrics_on, params_digest, require_enough
 from assay.registry.gate import Candidate, TestSet, conclude, judge
 from assay.registry.load import VersionInfo, find_version
-from assay.registry.promotions import Promotions, StaleDecisionError
+from assay.registry.promotions import FORCED, Promotions, StaleDecisionError
 from assay.registry.slices import Slice, make_slices
 from assay.tracking.ablations import AblationRuns
 from assay.tracking.runs import service_errors
@@ -62,7 +62,7 @@ def meet_gate(
         decision = None if forced_reason else _decided_before(bench, promotions, name, version, head)
         if decision is None:
             challenger = challenger or examine(bench, find_version(bench.tracker, name, version))
-            decision = _decide(bench, promotions, challenger, head)
+            decision = _decide(bench, promotions, challenger, head, is_forced=bool(forced_reason))
             decision = replace(decision, forced_reason=forced_reason, flow_run_id=flow_run_id)
             try:
                 _write_down(promotions, decision, head)
@@ -92,22 +92,23 @@ def _decided_before(
     return decision if same and not decision.moves_champion else None
 
 
-def _decide(bench: TestBench, promotions: Promotions, challenger: Examined, head: Promotion | None) -> Decision:
-    """Compare and conclude; one look at the test set is counted before anything of the comparison is seen."""
+def _decide(
+    bench: TestBench, promotions: Promotions, challenger: Examined, head: Promotion | None, *, is_forced: bool
+) -> Decision:
+    """Compare and conclude; one look at the test set is counted before anything of the comparison is seen.
+
+    A version that is promoted by hand is compared as far as it can be: a champion that is gone, or that was trained on
+    today's test examples, stops nobody then.
+    """
     begun = time.perf_counter()
     gate, ref = bench.params.gate, challenger.info.ref
+    has_champion = head is not None and head.version != ref.version
     champion = None
-    if head is not None and head.version != ref.version:
+    if head is not None and has_champion:
         announce(_STAGE, f"version {ref.version} against champion {head.version}")
-        champion = examine(bench, find_version(bench.tracker, ref.name, head.version))
-        if champion.load_error:
-            raise ModelFileError(
-                f"{champion.load_error} It is the champion, so nothing can be compared with it and nothing was moved. "
-                "Restore its files, go back to another version (assay models rollback), or promote this one by hand "
-                "(assay models promote V --force --reason TEXT)."
-            )
-    fair, look = _fair_rows(bench, challenger, champion), None
-    if champion is not None:
+        champion = _examine_champion(bench, head, is_forced=is_forced)
+    fair, look = _fair_rows(bench, challenger, champion, is_forced=is_forced), None
+    if champion is not None and challenger.probabilities is not None:
         look = promotions.take_look(
             bench.test_set, ref.name, ref.version, champion.info.ref.version, gate.max_looks, gate.alpha
         )
@@ -121,7 +122,7 @@ def _decide(bench: TestBench, promotions: Promotions, challenger: Examined, head
         look,
         seed_sd or 0.0,
     )
-    outcome, reason = conclude(rules, champion is not None)
+    outcome, reason = conclude(rules, has_champion)
     return Decision(
         outcome=outcome,
         reason=f"{reason}.",
@@ -138,30 +139,59 @@ def _decide(bench: TestBench, promotions: Promotions, challenger: Examined, head
     )
 
 
-def _fair_rows(bench: TestBench, challenger: Examined, champion: Examined | None) -> np.ndarray:
+def _examine_champion(bench: TestBench, head: Promotion, *, is_forced: bool) -> Examined | None:
+    """The champion on the bench; None where it is gone and the challenger becomes champion by hand.
+
+    Raises:
+        ModelFileError: It is gone, or its files are not what was registered.
+    """
+    try:
+        champion = examine(bench, find_version(bench.tracker, head.model_name, head.version))
+    except ModelFileError as error:
+        problem = str(error)
+    else:
+        if not champion.load_error:
+            return champion
+        problem = champion.load_error
+    if is_forced:
+        return None
+    raise ModelFileError(
+        f"{problem} It is the champion, so nothing can be compared with it and nothing was moved. "
+        "Restore its files, go back to another version (assay models rollback), or promote this one by hand "
+        "(assay models promote V --force --reason TEXT)."
+    )
+
+
+def _fair_rows(bench: TestBench, challenger: Examined, champion: Examined | None, *, is_forced: bool) -> np.ndarray:
     """The test examples that count, bool ``[example]``.
 
     What a version of other data was trained on is left out for both. A version of today's data has no business with
-    its test examples: they stay in, and the gate refuses it.
+    its test examples: they stay in, and the gate refuses it. Where a person decides and too few are left, all count,
+    and the rules say how many of them were seen.
     """
     of_today = challenger.info.tags.get("assay.data.md5") == bench.dataset.ref.md5
     fair = common_rows(replace(challenger, was_seen=None) if of_today else challenger, champion, len(bench.rows))
-    require_enough(fair, bench.params.gate.min_slice_examples, champion or challenger)
+    least = bench.params.gate.min_slice_examples
+    if is_forced and fair.sum() < least:
+        return np.ones_like(fair)
+    require_enough(fair, least, champion or challenger)
     return fair
 
 
 def _candidate(bench: TestBench, examined: Examined, fair: np.ndarray) -> Candidate:
-    """Give the gate what it judges by; a version that cannot answer brings its error and answers of NaN."""
+    """Give the gate what it judges by; a version that cannot answer brings what is wrong with it instead."""
     names = tuple(bench.dataset.ref.class_names)
     seen = 0 if examined.was_seen is None else int((examined.was_seen & fair).sum())
     if examined.probabilities is None:
         knows = names if examined.spec is None else examined.spec.class_names
-        is_explained = not examined.is_finite or set(knows) != set(names)
+        is_other = set(knows) != set(names)
+        is_named = bool(examined.load_error) or is_other  # else its numbers are at fault: answers of NaN say so
         return Candidate(
-            np.full((int(fair.sum()), len(names)), np.nan),
+            np.full((int(fair.sum()), len(knows)), 1.0 / len(knows) if is_named else np.nan),
             knows,
             is_finite=examined.is_finite,
-            manifest_error=examined.load_error or ("" if is_explained else examined.answer_error),
+            manifest_error=examined.load_error
+            or (examined.answer_error if examined.is_finite and not is_other else ""),
             num_seen=seen,
         )
     return Candidate(
@@ -200,13 +230,15 @@ def _tag(bench: TestBench, decision: Decision) -> None:
     """Say the outcome where people look in MLflow: on the version, and whole in its run's files."""
     tracker = bench.tracker
     info: VersionInfo = find_version(tracker, decision.model_name, decision.version)
-    if info.tags.get(REASON_TAG) == decision.reason and info.tags.get(OUTCOME_TAG) == decision.outcome:
+    outcome = FORCED if decision.forced_reason else decision.outcome
+    reason = decision.forced_reason or decision.reason
+    if info.tags.get(REASON_TAG) == reason and info.tags.get(OUTCOME_TAG) == outcome:
         return
-    with service_errors(tracker.store):
-        for tag, value in ((OUTCOME_TAG, decision.outcome), (REASON_TAG, decision.reason)):
-            tracker.client.set_model_version_tag(decision.model_name, str(decision.version), tag, value)
-            tracker.client.set_tag(info.ref.run_id, tag, value)
     tracker.log_json(info.ref.run_id, decision.to_json(), DECISION_FILE)
+    with service_errors(tracker.store):
+        for tag, value in ((OUTCOME_TAG, outcome), (REASON_TAG, reason)):
+            tracker.client.set_tag(info.ref.run_id, tag, value)
+            tracker.client.set_model_version_tag(decision.model_name, str(decision.version), tag, value)
 
 
 def find_seed_sd(project: Project, params: RunParams) -> float | None:
