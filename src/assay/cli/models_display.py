@@ -1,5 +1,6 @@
 """What a person sees of registered versions on the terminal."""
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from assay.registry.story import Story, VersionList
 
 _STYLES = {PROMOTED: "green", FIRST: "green", "forced": "yellow", KEPT: "yellow", REFUSED: "red"}
+_ALIAS_STYLES = {"champion": "bold green"}
 _STATES = {"passed": ("✓", "green"), "failed": ("✗", "bold red"), "not asked": ("-", "dim")}
 _VERDICT_STYLES = {"identical": "bold green", "within noise": "bold yellow", "different": "bold red"}
 
@@ -23,25 +25,33 @@ _VERDICT_STYLES = {"identical": "bold green", "within noise": "bold yellow", "di
 def show_list(console: Console, name: str, found: "VersionList") -> None:
     """Print the versions of a model, the latest first, and its champions."""
     if not found.versions:
-        console.print(f"{name}: no version is registered yet. Make one: assay run", highlight=False)
+        console.print(Text(f"{name}: no version is registered yet. Make one: assay run"))
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=name, title_justify="left", title_style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text(name), title_justify="left", title_style="bold")
     table.add_column("version", justify="right", no_wrap=True)
-    for title in ("when", "data", "commit"):
+    for title in ("", "when", "test accuracy", "gate"):
         table.add_column(title, no_wrap=True)
-    table.add_column("test accuracy", overflow="fold")
-    table.add_column("gate", no_wrap=True)
     for line in found.versions:
-        named = Text(str(line.version))
-        for alias in line.aliases:
-            named = Text.assemble((f"{alias} ", "bold green" if alias == "champion" else "dim"), named)
-        test = line.description.partition("): ")[2].partition("],")[0].replace(" [", " (") + ")"
+        aliases = Text.assemble(*_joined([(alias, _ALIAS_STYLES.get(alias, "dim")) for alias in line.aliases]))
         gate = Text(line.outcome or "not asked", style=_STYLES.get(line.outcome, "dim"))
-        test = test.replace("accuracy ", "").replace(", ", " to ") if line.description.startswith("Test (") else "-"
-        table.add_row(named, _when(line.created_ms), line.data_md5[:8], line.commit[:8], test, gate)
+        moment = datetime.fromtimestamp(line.created_ms / 1000).strftime("%d %b %H:%M")
+        table.add_row(str(line.version), aliases, moment, _accuracy(line.description), gate)
     console.print(table)
     for promotion in found.history:
         show_promotion(console, promotion)
+
+
+def _joined(words: list[tuple[str, str]]) -> list[str | tuple[str, str]]:
+    return [part for word in words for part in (" ", word)][1:]
+
+
+def _accuracy(description: str) -> str:
+    """Read the accuracy out of a version's description, e.g. ``0.981 (0.972 to 0.989)``."""
+    found = re.search(r"accuracy ([\d.]+) \[([\d.]+), ([\d.]+)\]", description)
+    if found is None:
+        return "-"
+    value, low, high = (f"{float(text):.3f}" for text in found.groups())
+    return f"{value} ({low} to {high})"
 
 
 def show_promotion(console: Console, line: Promotion) -> None:
@@ -64,7 +74,9 @@ def show_decision(console: Console, decision: Decision) -> None:
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
-        title=f"The gate: {decision.model_name} version {decision.version}{met}, {decision.num_test:,} test examples",
+        title=Text(
+            f"The gate: {decision.model_name} version {decision.version}{met}, {decision.num_test:,} test examples"
+        ),
         title_justify="left",
         title_style="bold",
     )
@@ -73,11 +85,11 @@ def show_decision(console: Console, decision: Decision) -> None:
     table.add_column("what was found", overflow="fold")
     for rule in decision.rules:
         mark, style = _STATES[rule.state]
-        table.add_row(Text(mark, style=style), rule.name, Text(rule.reason, style="dim" if mark == "-" else ""))
+        table.add_row(Text(mark, style=style), Text(rule.name), Text(rule.reason, style="dim" if mark == "-" else ""))
     console.print(table)
     console.print(Text.assemble((outcome, f"bold {_STYLES[outcome]}"), f"  {decision.reason}"), highlight=False)
     if decision.forced_reason:
-        console.print(f"A person made it champion: {decision.forced_reason}", highlight=False)
+        console.print(Text(f"A person made it champion: {decision.forced_reason}"))
 
 
 def gate_line(decision: Decision) -> Text:
@@ -98,21 +110,19 @@ def show_summary(console: Console, story: "Story") -> None:
 def show_story(console: Console, story: "Story") -> None:
     """Print the whole story of a version."""
     console.print(_head(story), highlight=False)
-    facts = Table(show_header=False, box=None, pad_edge=False)
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
+    facts = _facts()
     run, origin = story.run, story.origin
     train, val, test = run.num_examples
-    facts.add_row("data", f"{run.source}  {train:,} train, {val:,} val, {test:,} test  md5 {run.data_md5}")
+    _add_fact(facts, "data", f"{run.source}  {train:,} train, {val:,} val, {test:,} test  md5 {run.data_md5}")
     dirty = {"true": ", with uncommitted changes", "unknown": ""}.get(origin.get("git.dirty", ""), "")
-    facts.add_row("code", f"{origin.get('git.commit', 'no commit')}{dirty}")
-    facts.add_row("packages", f"constraints sha256 {origin.get('constraints.sha256', '')[:12]}")
-    facts.add_row("run", f"MLflow {run.run_id}  key {run.run_key[:12]}  {run.device}, {run.num_epochs} epochs")
+    _add_fact(facts, "code", f"{origin.get('git.commit', 'no commit')}{dirty}")
+    _add_fact(facts, "packages", f"constraints sha256 {origin.get('constraints.sha256', '')[:12]}")
+    _add_fact(facts, "run", f"MLflow {run.run_id}  key {run.run_key[:12]}  {run.device}, {run.num_epochs} epochs")
     if story.page:
-        facts.add_row("flow run", story.page)
-    facts.add_row("params", ", ".join(f"{name}={value}" for name, value in _told_params(story.params)))
+        _add_fact(facts, "flow run", story.page)
+    _add_fact(facts, "params", ", ".join(f"{name}={value}" for name, value in _told_params(story.params)))
     for number, reason in enumerate(run.reasons):
-        facts.add_row("" if number else "trained", f"because {reason}")
+        _add_fact(facts, "" if number else "trained", f"because {reason}")
     console.print(facts)
     if story.ablation is not None:
         _show_ablation(console, story.ablation)
@@ -131,16 +141,27 @@ def show_reproduction(console: Console, found: "Reproduction") -> None:
     """Print what training a version again came to."""
     console.print()
     console.print(Text.assemble((found.verdict, _VERDICT_STYLES[found.verdict]), f"  {found.reason}"), highlight=False)
+    facts = _facts()
+    _add_fact(facts, "weights then", found.weights_sha256)
+    _add_fact(facts, "weights now", found.found_sha256)
+    _add_fact(facts, "source", found.source)
+    for number, difference in enumerate(found.differences):
+        _add_fact(facts, "" if number else "differs", difference)
+    _add_fact(facts, "took", f"{found.seconds:.1f} s")
+    console.print(facts)
+
+
+def _facts() -> Table:
+    """A table of names and what they are."""
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("weights then", found.weights_sha256)
-    facts.add_row("weights now", found.found_sha256)
-    facts.add_row("source", found.source)
-    for number, difference in enumerate(found.differences):
-        facts.add_row("" if number else "differs", difference)
-    facts.add_row("took", f"{found.seconds:.1f} s")
-    console.print(facts)
+    return facts
+
+
+def _add_fact(facts: Table, name: str, value: str) -> None:
+    """Add a line; brackets in what people wrote are no markup."""
+    facts.add_row(name, Text(value))
 
 
 def _head(story: "Story") -> Text:
@@ -169,7 +190,7 @@ def _show_ablation(console: Console, record: AblationRecord) -> None:
     table.add_column("verdict", no_wrap=True)
     table.add_column("why", overflow="fold")
     for verdict in record.verdicts:
-        table.add_row(verdict.name, verdict.verdict, verdict.reason)
+        table.add_row(*map(Text, (verdict.name, verdict.verdict, verdict.reason)))
     console.print(table)
 
 

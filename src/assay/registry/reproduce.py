@@ -12,13 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from assay.errors import AssayError, ModelFileError, RunFailedError
 from assay.models.files import WEIGHTS_FILE
-from assay.params import RunParams
 from assay.progress import announce
 from assay.records import Record, RunKey, RunRecord
 from assay.registry.load import VersionInfo, find_version, load_version
@@ -27,6 +26,7 @@ from assay.registry.workspace import PARAMS_FILE, Workspace, restored
 from assay.tracking import lookup
 from assay.tracking.run_key import explain_difference
 from assay.tracking.runs import LINEAGE_FILE, PIN_FILE, Tracker
+from assay.tracking.runs import PARAMS_FILE as RUN_PARAMS_FILE
 
 IDENTICAL, WITHIN_NOISE, DIFFERENT = "identical", "within noise", "different"
 _NORMAL_95 = 1.959964
@@ -93,9 +93,9 @@ def reproduce(tracker: Tracker, name: str, version: int, seed_sd: float | None) 
     announce(_STAGE, f"reading what {name} version {version} came from")
     info = find_version(tracker, name, version)
     load_version(tracker, name, version)  # a version whose own bytes are gone cannot be compared with
-    key, params = tracker.load_key(info.ref.run_id), tracker.load_params(info.ref.run_id)
-    with tracker.artifact(info.ref.run_id, PIN_FILE) as path:
-        pin = path.read_text()
+    key = _load_key(tracker, info)
+    params: dict[str, Any] = json.loads(_read(tracker, info, RUN_PARAMS_FILE))
+    pin = _read(tracker, info, PIN_FILE)
     recorded = tracker.load_record(info.ref.run_id)
     commit = info.tags.get("mlflow.source.git.commit") or tracker.tags(info.ref.run_id).get("mlflow.source.git.commit")
     with restored(tracker.project, commit, pin, _trained_params(params)) as workspace:
@@ -108,10 +108,33 @@ def reproduce(tracker: Tracker, name: str, version: int, seed_sd: float | None) 
     return _conclude(info, recorded, record, found, _differences(key, again), params, seed_sd, workspace.note, begun)
 
 
-def _trained_params(params: RunParams) -> dict[str, Any]:
-    """The params that a model was trained with: what an ablation chose is in them, so none is run again."""
-    values = params.model_dump(mode="json", exclude={"gate"})
-    return values | {"ablation": values["ablation"] | {"in_run": False}}
+def _load_key(tracker: Tracker, info: VersionInfo) -> RunKey:
+    """Read a version's run key, whose details say on what it was trained.
+
+    Raises:
+        ModelFileError: They are gone.
+    """
+    key = tracker.load_key(info.ref.run_id)
+    if not {"device", "precision", "threads"} <= key.details.keys():
+        raise ModelFileError(
+            f"{info.ref.uri}: its run {info.ref.run_id} does not say on what device it was trained; {LINEAGE_FILE} is "
+            "gone from its files, so it cannot be trained again in the same way. Restore that file."
+        )
+    return key
+
+
+def _read(tracker: Tracker, info: VersionInfo, name: str) -> str:
+    with tracker.artifact(info.ref.run_id, name) as path:
+        return path.read_text()
+
+
+def _trained_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params that a model was trained with: what an ablation chose is in them, so none is run again.
+
+    They are as they were written: a commit of then does not know what has become a param since.
+    """
+    values = {name: section for name, section in params.items() if name != "gate"}
+    return values | ({"ablation": values["ablation"] | {"in_run": False}} if "ablation" in values else {})
 
 
 def _run(workspace: Workspace, key: RunKey) -> RunRecord:
@@ -123,7 +146,8 @@ def _run(workspace: Workspace, key: RunKey) -> RunRecord:
         f"device.num_threads={details['threads']}",
     ]
     command = [sys.executable, "-m", "assay.cli.main", "run", "--json", "--params", PARAMS_FILE, *overrides]
-    process = subprocess.Popen(
+    said: list[str] = []
+    with subprocess.Popen(
         command,
         cwd=workspace.project.root,
         env=dict(workspace.environment),
@@ -131,18 +155,16 @@ def _run(workspace: Workspace, key: RunKey) -> RunRecord:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    said: list[str] = []
-    teller = threading.Thread(target=_pass_on, args=(process.stderr, said), daemon=True)
-    teller.start()
-    try:
-        out = process.stdout.read() if process.stdout else ""
-        process.wait()
-        teller.join()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+    ) as process:
+        teller = threading.Thread(target=_pass_on, args=(process.stderr, said), daemon=True)
+        teller.start()
+        try:
+            out = process.stdout.read() if process.stdout else ""
+            process.wait()
+            teller.join()
+        except BaseException:
+            process.kill()
+            raise
     return _read_record(out, "".join(said), process.returncode)
 
 
@@ -178,12 +200,12 @@ def _conclude(
     record: RunRecord,
     found_sha256: str,
     differences: tuple[str, ...],
-    params: RunParams,
+    params: Mapping[str, Any],
     seed_sd: float | None,
     source: str,
     begun: float,
 ) -> Reproduction:
-    metric = params.gate.metric
+    metric = params.get("gate", {}).get("metric", "accuracy")
     before, now = recorded.metrics[metric], record.metrics[metric]
     weights = info.tags.get(WEIGHTS_TAG, "")
     tolerance = None if seed_sd is None else _NORMAL_95 * math.sqrt(2.0) * seed_sd

@@ -107,18 +107,43 @@ def _git(project: Project, *arguments: str) -> "subprocess.CompletedProcess[str]
 
 
 def _share_data(project: Project, root: Path) -> None:
-    """Let DVC in the workspace read this project's cache and remotes."""
+    """Let DVC in the workspace read this project's cache and remotes, passwords included.
+
+    Paths in DVC's settings count from the folder of the file that they are in, so those of this project's are made
+    absolute.
+
+    Raises:
+        ProjectError: DVC's settings cannot be read.
+    """
     theirs, ours = root / ".dvc", project.root / ".dvc"
     if not ours.is_dir():
         return
     theirs.mkdir(exist_ok=True)
-    if (ours / "config").is_file():
-        shutil.copy(ours / "config", theirs / "config")
-    local = configparser.ConfigParser()
-    local.read(ours / "config.local")
-    if not local.has_section("cache"):
-        local.add_section("cache")
-    local["cache"].setdefault("dir", str(ours / "cache"))
-    descriptor = os.open(theirs / "config.local", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        local.write(file)
+    shared, own = (_dvc_settings(ours / name) for name in ("config", "config.local"))
+    if not own.has_section("cache"):
+        own.add_section("cache")
+    own["cache"].setdefault("dir", shared.get("cache", "dir", fallback=str(ours / "cache")))
+    own["cache"]["dir"] = _absolute(own["cache"]["dir"], ours)
+    for settings, name in ((shared, "config"), (own, "config.local")):
+        for section in settings.sections():
+            if "remote" in section and "url" in settings[section]:
+                settings[section]["url"] = _absolute(settings[section]["url"], ours)
+        (theirs / name).unlink(missing_ok=True)
+        descriptor = os.open(theirs / name, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            settings.write(file)
+
+
+def _dvc_settings(file: Path) -> configparser.ConfigParser:
+    settings = configparser.ConfigParser(interpolation=None)
+    try:
+        settings.read(file)
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ProjectError(f"{file}: cannot be read ({str(error).splitlines()[0]}). Mend it (dvc config).") from error
+    return settings
+
+
+def _absolute(place: str, folder: Path) -> str:
+    """Make a path absolute, in the quotes that DVC reads; an address with a scheme stays as it is."""
+    bare = place.strip("\"'")
+    return place if "://" in bare else f'"{folder / Path(bare).expanduser()}"'
