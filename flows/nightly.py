@@ -1,6 +1,7 @@
 """The nightly run: look, decide whether to train, train, meet the gate, and leave one decision record."""
 
 import json
+import logging
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -38,6 +39,7 @@ from flows import page
 from flows.notify import notify
 from flows.pipeline import run_chain
 
+_log = logging.getLogger(__name__)
 _GIVEN_UP = (StateType.CANCELLED, StateType.CANCELLING, StateType.FAILED, StateType.CRASHED)
 
 
@@ -64,19 +66,24 @@ def nightly(project_dir: Path | None = None) -> NightRecord | State[str]:
                 return _no_night(f"The night of {due:%Y-%m-%d %H:%M %Z} was taken by flow run {owner}.")
             with page.progress_shown():
                 record = _run_night(project, ledger, due, own_id)
-    return page.completed(record, f"{record.describe()}.")
+    return page.completed(record, f"{record.describe()}.", record.outcome)
 
 
 def _run_night(project: Project, ledger: Ledger, due: datetime, own_id: str) -> NightRecord:
     """Run a night to its decision record, which is written even where the night fails."""
-    params = load_params(project.params_file)
     begun = time.perf_counter()
-    empty = NightRecord(due.isoformat(), FAILED, "", False, params.registry.model_name, flow_run_id=own_id)
+    empty = NightRecord(due.isoformat(), FAILED, "", False, "", flow_run_id=own_id)
+    params: Params | None = None
     try:
+        params = load_params(project.params_file)
+        empty = replace(empty, model_name=params.registry.model_name)
         record = decide_night(project, params, ledger, empty)
     except Exception as error:
         words = str(error) if isinstance(error, AssayError) else f"{type(error).__name__}: {error}"
-        _write_down(project, params, ledger, due, _timed(replace(empty, reason=words), begun))
+        try:
+            _write_down(project, params, ledger, due, _timed(replace(empty, reason=words), begun))
+        except AssayError as failure:  # what went wrong first says more than a store that is gone by now
+            _log.warning("The night was not written down whole: %s", failure)
         raise
     record = _timed(record, begun)
     _write_down(project, params, ledger, due, record)
@@ -176,12 +183,17 @@ def _timed(record: NightRecord, begun: float) -> NightRecord:
     return replace(record, seconds=round(time.perf_counter() - begun, 3))
 
 
-def _write_down(project: Project, params: Params, ledger: Ledger, due: datetime, record: NightRecord) -> None:
-    """Keep the decision in the ledger and in MLflow, show it, and tell whoever wants to know."""
+def _write_down(project: Project, params: Params | None, ledger: Ledger, due: datetime, record: NightRecord) -> None:
+    """Keep the decision in the ledger, show it, tell whoever wants to know, and keep it in MLflow.
+
+    MLflow comes last: a night that failed because the store is gone is told of all the same. Without params nobody
+    knows whom to tell.
+    """
     ledger.close_night(due, record.describe(), json.dumps(record.to_json()))
-    log_night(open_tracker(project, experiment_of(params.registry.experiment)), record)
     page.show_night(record)
-    notify(params.schedule, record)
+    if params is not None:
+        notify(params.schedule, record)
+        log_night(open_tracker(project, experiment_of(params.registry.experiment)), record)
 
 
 def _later_night(due: datetime) -> datetime | None:

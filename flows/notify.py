@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 from typing import Any
 
 from prefect.blocks.core import Block
@@ -9,6 +10,9 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 
 from assay.params import NightlyParams
 from assay.records import NightRecord
+
+_ADDRESS = re.compile(r"(\w+://)(?:[^/\s'\"@]*@)?([^/\s'\"]+)[^\s'\"]*")
+"""An address whose path may be a password, as a chat's web hooks are."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +40,8 @@ def notify(schedule: NightlyParams, record: NightRecord) -> bool:
             )
         )
     except Exception as error:
-        _log.warning("No message was sent to %s: %s: %s", schedule.notify, type(error).__name__, error)
+        words = _ADDRESS.sub(r"\1\2/...", str(error))
+        _log.warning("No message was sent to %s: %s: %s", schedule.notify, type(error).__name__, words)
         return False
     return True
 

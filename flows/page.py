@@ -42,6 +42,7 @@ from assay.records import (
     TrainResult,
     Verdict,
 )
+from assay.records.night import SKIPPED, STOPPED
 from assay.tracking.ablations import compare_page
 
 MLFLOW_URL_VARIABLE = "ASSAY_MLFLOW_URL"
@@ -50,8 +51,8 @@ MLFLOW_URL_VARIABLE = "ASSAY_MLFLOW_URL"
 ABLATION_FIGURES = ("forest", "learning_curves", "generalization_gap", "interaction")
 """Figures of an ablation that a page may show."""
 
-GATE_STATES = {KEPT: "Kept", REFUSED: "Refused"}
-"""The gate's no -> name of the state of a flow run that ended with it."""
+STATES = {KEPT: "Kept", REFUSED: "Refused", SKIPPED: "Skipped", STOPPED: "Stopped"}
+"""Outcome that leaves the champion -> name of the state of a flow run that ended with it."""
 
 _LONG_STAGES = {"train": "progress", "ablate": "ablation-progress"}
 """Stage -> key of its progress artifact."""
@@ -207,17 +208,20 @@ def mlflow_page(experiment_id: str, run_id: str) -> str | None:
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning" if base else None
 
 
-def completed(result: _Result, words: str, decision: Decision | None = None) -> _Result:
+def completed(result: _Result, words: str, outcome: str | None = None) -> _Result:
     """Return a flow's result so that its state says in words what came of it, on its page and in `assay status`.
 
     Args:
         result: What the flow came to.
         words: One line.
-        decision: Where the gate said no, the state is named after it: ``Refused`` or ``Kept``.
+        outcome: Of the gate or the night; where no version became champion, the state is named after it.
     """
-    said_no = decision is not None and not decision.moves_champion
-    name = GATE_STATES[decision.outcome] if decision is not None and said_no else None
-    return cast(_Result, Completed(message=words, data=result, name=name))
+    return cast(_Result, Completed(message=words, data=result, name=STATES.get(outcome or "")))
+
+
+def outcome_of(decision: Decision | None) -> str | None:
+    """Return what the gate said, or None where it let the version through or was not asked."""
+    return None if decision is None or decision.moves_champion else decision.outcome
 
 
 def describe(record: RunRecord) -> str:

@@ -199,7 +199,7 @@ def pipeline(
     )
     with page.progress_shown():
         record = run_chain(find_project(project_dir), params)
-    return page.completed(record, page.describe(record), record.decision)
+    return page.completed(record, page.describe(record), page.outcome_of(record.decision))
 
 
 def run_chain(project: Project, params: RunParams) -> RunRecord:

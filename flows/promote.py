@@ -74,7 +74,7 @@ def promote(
     )
     with page.progress_shown():
         decision = run_gate(project, params, version, forced_reason, progress.Stopwatch())
-    return page.completed(decision, page.describe_decision(decision), decision)
+    return page.completed(decision, page.describe_decision(decision), page.outcome_of(decision))
 
 
 def run_gate(

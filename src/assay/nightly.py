@@ -84,7 +84,7 @@ def find_champion(tracker: Tracker, promotions: Promotions, name: str) -> Champi
     run_id = info.ref.run_id
     profile = None
     if PROFILE_FILE in tracker.file_names(run_id):
-        with tracker.artifact(run_id, PROFILE_FILE) as path, suppress(ValueError, KeyError, TypeError):
+        with tracker.artifact(run_id, PROFILE_FILE) as path, suppress(ValueError, KeyError, TypeError, AttributeError):
             profile = DataProfile.from_json(json.loads(path.read_text()))
     return Champion(info, tracker.load_key(run_id), tracker.load_record(run_id), profile)
 
@@ -153,6 +153,9 @@ def look_at_data(
     if moved:
         return replace(sight, reason=f"{sight.reason}; {len(moved)} of {len(drifts)} drifted: {moved[0].reason}")
     if schedule.train_when == "drifted" and all(change.startswith("data ") for change in sight.changes):
+        if not drifts:
+            unknown = f"the run of champion {champion.info.ref.version} kept no summary of its data to compare with"
+            return replace(sight, reason=f"{sight.reason}; {unknown}")
         return replace(
             sight,
             trains=False,

@@ -340,11 +340,12 @@ def test_two_nights_at_once_train_once(line: Line) -> None:
         done = line.copy.assay("nightly", "--detach", "--json")
         assert done.returncode == 0, done.stderr
         runs.append(str(json.loads(done.stdout)["flow_run_id"]))
-    assert {line.wait_for_end(run) for run in runs} == {"Completed"}
-    messages = sorted(line.run(run)["state"]["message"].partition(" ")[0] for run in runs)
-    assert messages in (["Registered", "Reused"], ["Reused", "Reused"])
+    ends = [line.wait_for_end(run) for run in runs]
+    assert set(ends) <= {"Completed", "Kept", "Refused", "Skipped"}
     [(after,)] = line.rows("mlflow.db", "select count(*) from model_versions")
-    assert after - before == messages.count("Registered")
+    assert after - before == 2 - ends.count("Skipped") <= 1
+    words = [line.run(run)["state"]["message"] for run in runs]
+    assert any("data, params, code and packages" in text for text in words)
 
 
 def test_another_schedule_replaces_the_planned_nights(line: Line) -> None:

@@ -249,7 +249,7 @@ def test_a_challenger_without_sound_test_results_is_refused(
 ) -> None:
     ref = add_version(bench, "better", f"{file} {how}")
     with bench.tracker.artifact(ref.run_id, file) as path:
-        path.unlink() if how == "removed" else path.write_bytes(b"{")
+        path.unlink() if how == "removed" else path.write_bytes(b"[]")
     decision = ask(ref)
     assert (decision.outcome, failed(decision)) == (REFUSED, ["integrity: reload"])
     assert (

@@ -200,13 +200,17 @@ def _opened(project: "Project", params: "Params") -> "Iterator[tuple[Tracker, Pr
 
 
 def _named(text: str, model_name: str, tracker: "Tracker", promotions: "Promotions") -> tuple[str, int]:
-    """Understand ``7``, ``NAME@7``, ``NAME@champion`` and ``champion``."""
+    """Understand ``7``, ``champion``, ``latest``, and ``NAME@`` before them."""
     from assay.errors import ParamsError
     from assay.predict import find_version
     from assay.registry.load import latest_version
 
     name, at, which = text.rpartition("@")
-    name = name if at else model_name
+    if at and not name:
+        raise ParamsError(
+            f"{text!r} is no version. Write 3, champion, latest, {model_name}@3 or {model_name}@champion."
+        )
+    name = name or model_name
     if which == "latest":
         return name, latest_version(tracker, name)
     if which != "champion":

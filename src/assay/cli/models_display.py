@@ -29,7 +29,8 @@ def show_list(console: Console, name: str, found: "VersionList") -> None:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text(name), title_justify="left", title_style="bold")
     table.add_column("version", justify="right", no_wrap=True)
-    for title in ("", "when", "test accuracy", "gate"):
+    table.add_column("", overflow="fold")
+    for title in ("when", "test accuracy", "gate"):
         table.add_column(title, no_wrap=True)
     for line in found.versions:
         aliases = Text.assemble(*_joined([(alias, _ALIAS_STYLES.get(alias, "dim")) for alias in line.aliases]))

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from assay.services.status import Status
 
 _POOLS = ("cpu", "gpu", "tpu")
-_GATE_SAID_NO = ("Kept", "Refused")
-"""Names of the states that a flow run ends in when the gate kept a version from being champion."""
+_GATE_SAID_NO = ("Kept", "Refused", "Stopped")
+"""Names of the states of a flow run whose version did not become champion, or whose data nobody should train on."""
 
 
 def register(commands: Any) -> None:

@@ -216,7 +216,7 @@ def _evaluation(tracker: Tracker, info: VersionInfo) -> Evaluation | None:
     try:
         with service_errors(tracker.store):
             return tracker.load_evaluation(info.ref.run_id)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -1,13 +1,15 @@
 """The whole story of a version: data, code, params, ablation, test results, gate, and who was champion when."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from assay.errors import ModelFileError, ServiceError
 from assay.records import AblationRecord, Decision, Promotion, Record, RunRecord
 from assay.registry.load import VersionInfo, find_version
 from assay.registry.promotions import Promotions
 from assay.tracking.ablations import AblationRuns
 from assay.tracking.lineage import ABLATION_TAG
-from assay.tracking.runs import Tracker
+from assay.tracking.runs import RECORD_FILE, Tracker
 
 
 @dataclass(frozen=True)
@@ -124,16 +126,22 @@ def tell(tracker: Tracker, promotions: Promotions, name: str, version: int) -> S
         version: Its version.
 
     Raises:
-        ModelFileError: There is no such version.
+        ModelFileError: There is no such version, or its run was killed after it registered it.
         ServiceError: The store or the ledger fails.
     """
     info = find_version(tracker, name, version)
     run_id = info.ref.run_id
+    if RECORD_FILE not in tracker.file_names(run_id):
+        raise ModelFileError(
+            f"{info.ref.uri}: its run {run_id} did not come to an end, so nobody wrote down what it came to. Run it "
+            "again with the same params: it goes on with this version."
+        )
     tags = tracker.tags(run_id)
     history = promotions.history(name)
     ablation = None
     if ABLATION_TAG in tags:
-        ablation = AblationRuns(tracker.project, tracker.experiment).load(tags[ABLATION_TAG])
+        with suppress(ServiceError):  # somebody deleted it; the rest can be told all the same
+            ablation = AblationRuns(tracker.project, tracker.experiment).load(tags[ABLATION_TAG])
     return Story(
         model_name=name,
         version=version,
