@@ -24,6 +24,7 @@ from assay.params_edit import edit_params
 from assay.progress import Stopwatch
 from assay.project import Project, find_project
 from assay.records import AblationRecord
+from assay.services.forms import sections_of
 from assay.tracking.ablations import compare_page
 
 _DASHBOARD = "http://127.0.0.1:5000"
@@ -99,11 +100,9 @@ def _train(project: Project, params: Params, wanted: Request) -> AblationRecord:
             device = wanted.compute.device
             pool.start_early(pool.environments(device, num_workers(wanted.params, device)))
 
-    sections = params.of_run().sections()
-    del sections["evaluation"]
     text = "starting processes and Prefect"
     with flow_ready(project, "ablate", "ablate", Stopwatch(), text, start_processes) as flow:
-        record: AblationRecord = flow(**sections, project_dir=project.root)
+        record: AblationRecord = flow(**sections_of("ablate", params.of_run()), project_dir=project.root)
     return record
 
 

@@ -104,6 +104,7 @@ def promote_(args: argparse.Namespace) -> int:
     from assay.errors import ParamsError
     from assay.plan import open_tracker
     from assay.progress import Stopwatch
+    from assay.services.forms import sections_of
 
     if args.force and not args.reason.strip():
         raise ParamsError("--force: say why with --reason TEXT; it is kept with the promotion.")
@@ -125,23 +126,19 @@ def promote_(args: argparse.Namespace) -> int:
         open_tracker(project, run.registry.experiment)
         words.append("ready")
 
-    sections = {key: value for key, value in run.sections().items() if key in _promote_sections()}
     with (
         drawing(console),
         flow_ready(project, "promote", "promote", Stopwatch(), "importing torch while Prefect starts", warm) as flow,
     ):
         decision: Decision = flow(
-            version=version, forced_reason=args.reason.strip(), project_dir=project.root, **sections
+            version=version,
+            forced_reason=args.reason.strip(),
+            project_dir=project.root,
+            **sections_of("promote", run),
         )
     show_decision(console, decision)
     _end(args, decision)
     return 0 if decision.moves_champion else EXIT_NO
-
-
-def _promote_sections() -> tuple[str, ...]:
-    from assay.services.forms import FORMS
-
-    return FORMS["promote"]
 
 
 def rollback(args: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from assay.params import RunParams
+from assay.params import RunParams, Section
 
 FORMS: dict[str, tuple[str, ...]] = {
     "pipeline": ("split", "model", "train", "evaluation", "device", "registry", "ablation", "gate"),
@@ -56,6 +56,16 @@ def form_schema(flow: str) -> dict[str, Any]:
         "additionalProperties": False,
         "definitions": {name: _named_as_in_the_file(definition) for name, definition in used.items()},
     }
+
+
+def sections_of(flow: str, params: RunParams) -> dict[str, Section]:
+    """Return the sections that a flow takes, by name.
+
+    Args:
+        flow: Name of the flow.
+        params: The params of a run.
+    """
+    return {name: section for name, section in params.sections().items() if name in FORMS[flow]}
 
 
 def form_values(flow: str, params: RunParams) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Self
 
 from assay.errors import ServiceError
 
+_LAST_WORDS_SECONDS = 5.0
 _NAMED_SERVER_TIMEOUT_SECONDS = 8.0
 _START_TIMEOUT_SECONDS = 120.0
 
@@ -128,10 +129,24 @@ class LocalPrefect:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let the private server go: it writes what it still holds and ends by itself, unwaited for."""
+        if self._process is not None and kind is not None:
+            _tell_the_rest()
         self._stack.close()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             threading.Thread(target=self._process.wait, daemon=True).start()
+
+
+def _tell_the_rest() -> None:
+    """Send what an interrupted flow has still to tell while there is somebody to tell it to.
+
+    Prefect would do it when the process ends, try again and again where nobody listens, and print every event.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=_LAST_WORDS_SECONDS)
 
 
 def _without_heartbeat() -> AbstractContextManager[object]:
