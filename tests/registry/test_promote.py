@@ -357,17 +357,21 @@ def moved(bench: TestBench) -> TestBench:
 def test_data_that_moved_is_answered_anew_without_what_the_champion_was_trained_on(
     bench: TestBench, champion: ModelRef, moved: TestBench, ask: Callable[..., Decision]
 ) -> None:
-    decision = ask(add_version(moved, "better", "of today"), moved)
+    ref = add_version(moved, "better", "of today")
+    decision = ask(ref, moved)
     trained_on = np.setdiff1d(np.arange(1200), load_split(bench.splits).test)
     fair = ~np.isin(moved.rows, trained_on[trained_on < 600])
     assert 30 < fair.sum() < 600
     assert (decision.outcome, decision.champion, decision.num_test) == (PROMOTED, champion.version, fair.sum())
     labels = np.asarray(moved.dataset.labels)[moved.rows][fair]
-    info = find_version(bench.tracker, MODEL, champion.version)
-    answers = examine(moved, info).probabilities
-    assert answers is not None
-    found = next(rule for rule in decision.rules if rule.name == "superiority").values
-    assert found["champion"] == pytest.approx((answers[fair].argmax(axis=1) == labels).mean())
+    answers = {
+        number: examine(moved, find_version(bench.tracker, MODEL, number)).probabilities
+        for number in (champion.version, ref.version)
+    }
+    right = {number: float((found[fair].argmax(axis=1) == labels).mean()) for number, found in answers.items()}
+    values = {rule.name: rule.values for rule in decision.rules}
+    assert values["superiority"]["champion"] == pytest.approx(right[champion.version])
+    assert values["baseline: majority_class"]["value"] == pytest.approx(right[ref.version])
     assert decision.look is not None and decision.look.test_set == moved.test_set
 
 

@@ -263,11 +263,11 @@ def test_dvc_reads_this_projects_cache_and_remotes(plain: Project, write_config:
 def test_a_cache_that_is_elsewhere_is_shared_too(
     plain: Project, write_config: Callable[[str, str], None], where: str
 ) -> None:
-    setting = "[cache]\n    dir = ../../shared cache\n"
+    setting = "[cache]\n    dir = ../../shared 50% cache\n"
     write_config(setting if where == "config" else "[core]\n", setting if where == "config.local" else "")
     with restored(plain, None, PIN, {}) as workspace:
         found = dvc_settings(workspace.project.root)["cache"]["dir"]
-    assert Path(found).resolve() == plain.root.parent / "shared cache"
+    assert Path(found).resolve() == plain.root.parent / "shared 50% cache"
 
 
 def test_settings_of_dvc_that_cannot_be_read_are_said(plain: Project, write_config: Callable[[str, str], None]) -> None:

@@ -59,6 +59,7 @@ def test_after_a_promotion_a_no_and_a_rollback(
     meet_gate(bench, promotions, MODEL, first.version)
     kept = meet_gate(bench, promotions, MODEL, second.version)
     forced = meet_gate(bench, promotions, MODEL, second.version, forced_reason="a demo")
+    assert tell(bench.tracker, promotions, MODEL, second.version).is_champion
     promotions.rollback(MODEL, reason="the demo is over")
     told = {ref.version: tell(bench.tracker, promotions, MODEL, ref.version) for ref in refs}
     assert told[second.version].decisions == (forced, kept), "the latest first"
