@@ -44,7 +44,7 @@ from assay.records import (
 from assay.registry.contest import TestBench
 from assay.registry.register import register
 from assay.tracking.lineage import ABLATION_TAG
-from assay.tracking.runs import OpenRun, Tracker
+from assay.tracking.runs import RECORD_FILE, OpenRun, Tracker
 from assay.training.fit import CHECKPOINT_FILE, fit
 from flows import page
 from flows.ablate import run_ablation
@@ -212,7 +212,10 @@ def run_chain(project: Project, params: RunParams) -> RunRecord:
         tracker = _tracker(job)
         finished, reasons = look_back(tracker, job.plan.key)
         if finished is not None:
-            record = tracker.load_record(finished.run_id).again(reasons, watch.seconds)
+            record = tracker.load_record(finished.run_id)
+            if params.gate.in_run and record.decision is None:
+                record = _meet_gate_late(job, record, finished.model, watch)
+            record = record.again(reasons, watch.seconds)
             page.show_result(record, finished.experiment_id)
             return record
         run, splits, trained = check_and_train(job, watch)
@@ -239,6 +242,14 @@ def _meet_gate(job: Job, splits: Splits, model: ModelRef, watch: progress.Stopwa
         decision = ask_gate(bench, model.name, model.version)
         words.append(page.describe_decision(decision))
     return decision
+
+
+def _meet_gate_late(job: Job, record: RunRecord, model: ModelRef, watch: progress.Stopwatch) -> RunRecord:
+    """Have a version meet the gate whose run was not asked to; its run's record keeps what was decided."""
+    splits = split_data(job)
+    record = replace(record, decision=_meet_gate(job, splits, model, watch))
+    _tracker(job).log_json(record.run_id, record.to_json(), RECORD_FILE)
+    return record
 
 
 def _ablate_first(job: Job, watch: progress.Stopwatch) -> Job:

@@ -106,14 +106,18 @@ def first_sight(plan: Plan, champion: Champion | None) -> Sight:
 
 
 def seen_before(tracker: Tracker, plan: Plan, sight: Sight) -> Sight:
-    """Do not train what an earlier night or run trained and the gate did not let through."""
+    """Do not train what an earlier night or run trained and the gate did not let through.
+
+    A version that has not met the gate yet is not trained again either: the chain finds it and has it meet the gate.
+    """
     finished = tracker.find_finished(plan.key) if sight.trains else None
     if finished is None:
         return sight
     decision = tracker.load_record(finished.run_id).decision
-    said = "and did not meet the gate" if decision is None else f"and the gate said {decision.outcome}"
-    reason = f"version {finished.model.version} was made of the same data, params, code and packages, {said}"
-    return replace(sight, trains=False, reason=reason)
+    made = f"version {finished.model.version} was made of the same data, params, code and packages"
+    if decision is None:
+        return replace(sight, reason=f"{made}, and has not met the gate")
+    return replace(sight, trains=False, reason=f"{made}, and the gate said {decision.outcome}")
 
 
 def look_at_data(

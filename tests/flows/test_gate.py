@@ -51,8 +51,10 @@ def test_from_the_first_champion_to_a_rollback(project: Copy) -> None:
     assert project.assay("models", "list").returncode == 0
     assert "no champion yet" in project.assay("models", "why").stderr
 
+    code, ungated = meet(project, "gate.in_run=false")
+    assert (code, ungated["decision"], aliases(project)) == (0, None, {})
     code, first = meet(project)
-    assert code == 0
+    assert (code, first["reused"], first["model_version"]) == (0, True, 1)
     assert first["decision"]["outcome"] == "first champion"
     assert {rule["state"] for rule in first["decision"]["rules"]} <= {"passed", "not asked"}
     assert aliases(project) == {"champion": 1}

@@ -14,7 +14,7 @@ from assay.cli.in_process import flow_ready
 from assay.cli.models import EXIT_NO
 from assay.cli.services import follow
 from assay.params import RunParams, load_params
-from assay.plan import make_plan, open_tracker, why_not_reused, why_reused
+from assay.plan import look_back, make_plan, open_tracker, why_reused
 from assay.progress import Stopwatch
 from assay.project import Project, find_project
 from assay.records import RunRecord
@@ -57,10 +57,13 @@ def _reuse(project: Project, params: RunParams) -> RunRecord | None:
         finished = None if find_store(project).is_new else tracker.find_finished(plan.key)
         if params.ablation.in_run and finished is not None and not _is_ablated(project, params):
             finished = None
-        words.append("done before: reusing it" if finished else "not done before")
-    if finished is None:
-        return None
-    return tracker.load_record(finished.run_id).again(why_reused(finished), watch.seconds)
+        record = None if finished is None else tracker.load_record(finished.run_id)
+        if record is not None and record.decision is None and params.gate.in_run:
+            record = None
+            words.append("done before; it has still to meet the gate")
+        else:
+            words.append("done before: reusing it" if finished else "not done before")
+    return None if record is None or finished is None else record.again(why_reused(finished), watch.seconds)
 
 
 def _is_ablated(project: Project, params: RunParams) -> bool:
@@ -76,7 +79,7 @@ def _train(project: Project, params: RunParams) -> RunRecord:
 
     def find_reasons(words: list[str]) -> None:
         plan, tracker = make_plan(project, params), open_tracker(project, params.registry.experiment)
-        words.append("; ".join(why_not_reused(tracker, plan.key)))
+        words.append("; ".join(look_back(tracker, plan.key)[1]))
 
     text = "importing torch while Prefect starts"
     with flow_ready(project, "pipeline", "pipeline", watch, text, find_reasons) as pipeline:
