@@ -15,13 +15,14 @@ from assay.data.drift import detect_drift, drifted
 from assay.data.loading import ImageDataset
 from assay.data.profile import summarise
 from assay.data.quality import check_quality
-from assay.data.splits import load_seen, load_split
+from assay.data.splits import load_split
 from assay.devices import resolve
 from assay.errors import DataError, ModelFileError, NonFiniteError
 from assay.evaluation.predictions import predict_probabilities
 from assay.params import NightlyParams, RunParams
 from assay.plan import Plan
 from assay.records import DataProfile, Drift, Finding, RunKey, RunRecord, Splits
+from assay.registry.contest import seen_by
 from assay.registry.load import VersionInfo, find_version, load_version
 from assay.registry.promotions import Promotions
 from assay.tracking.run_key import explain_difference
@@ -175,7 +176,7 @@ def _profile_with_champion(
     """Summarise the night's data, with the champion's predictions of what it has not seen, where it can answer."""
     rows = np.arange(dataset.ref.num_examples)
     try:
-        seen = _seen_by(tracker, champion.info)
+        seen = seen_by(tracker, champion.info)
         model, spec = load_version(tracker, champion.info.ref.name, champion.info.ref.version)
         if (spec.class_names, spec.image_shape) != (dataset.ref.class_names, tuple(dataset.ref.image_shape)):
             return summarise(dataset, rows)
@@ -206,16 +207,3 @@ def profile_with_answers(dataset: ImageDataset, rows: np.ndarray, answers: np.nd
     probabilities[is_answered] = answers[order[place[is_answered]]]
     others = np.unique(contents[~is_answered])
     return summarise(dataset, np.arange(len(contents)), probabilities, seen=others)
-
-
-def _seen_by(tracker: Tracker, info: VersionInfo) -> np.ndarray:
-    """Contents that a version was trained and chosen on.
-
-    Raises:
-        DataError: Its run did not keep them.
-    """
-    name = next((name for name in tracker.file_names(info.ref.run_id) if name.startswith("splits-")), None)
-    if name is None:
-        raise DataError(f"{info.ref.uri}: its run kept no division of the data.")
-    with tracker.artifact(info.ref.run_id, name) as path:
-        return load_seen(path)

@@ -7,7 +7,8 @@ from scipy import stats
 
 from assay.ablation.contributions import contributions
 from assay.ablation.variance import MeanSquares, mean_squares, variance_of
-from assay.ablation.verdicts import Rules, combine, find_pool, holm, judge, mean_interval
+from assay.ablation.verdicts import Rules, combine, find_pool, judge, mean_interval
+from assay.corrections import holm
 from assay.records.ablation import BASELINE, Contrast
 
 ACCURACY = Rules("accuracy")

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from assay.ablation.verdicts import holm
+from assay.corrections import holm
 from assay.data.drift import detect_drift, drifted
 from assay.data.profile import summarise
 from assay.records.night import DRIFT_KINDS, DataProfile, Drift

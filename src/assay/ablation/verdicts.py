@@ -29,6 +29,7 @@ from scipy import special
 
 from assay.ablation.contributions import orientation
 from assay.ablation.variance import MeanSquares, Pool, Variance, interval, mean_squares, variance_of
+from assay.corrections import holm
 from assay.records.ablation import Contrast, Verdict
 
 MOST_SEEDS = 1000
@@ -266,19 +267,6 @@ def decision_probability(
     is_far = 1.0 - _within(found.mean, spread, critical)
     is_near = np.where(nearest > 0.0, _within(found.mean, spread, np.minimum(nearest, critical)), 0.0)
     return np.asarray((is_far + is_near).mean(axis=0))
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Correct p values for the number of tests, in the order given.
-
-    Source:
-        Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6(2), 1979.
-    """
-    order = np.argsort(ps, kind="stable")
-    steps = np.asarray(ps, np.float64)[order] * np.arange(len(ps), 0, -1)
-    corrected = np.empty(len(ps))
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in corrected]
 
 
 def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float, float]:

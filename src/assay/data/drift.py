@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from assay.corrections import holm
 from assay.records.night import INPUTS, LABELS, PREDICTIONS, DataProfile, Drift
 
 MIN_DISTANCE = 0.1
@@ -75,22 +76,13 @@ def detect_drift(
             _compare_counts("predicted classes", PREDICTIONS, old.predicted_counts, new.predicted_counts, min_shift),
             _compare_values("top probability", PREDICTIONS, old.top_probabilities, new.top_probabilities, min_distance),
         ]
-    corrected = _holm([comparison.p for comparison in comparisons])
+    corrected = holm([comparison.p for comparison in comparisons])
     return tuple(_judge(comparison, p, alpha) for comparison, p in zip(comparisons, corrected, strict=True))
 
 
 def drifted(drifts: Sequence[Drift]) -> tuple[Drift, ...]:
     """Keep the comparisons that found drift, the largest effect first."""
     return tuple(sorted((drift for drift in drifts if drift.drifted), key=lambda drift: -drift.effect))
-
-
-def _holm(ps: Sequence[float]) -> list[float]:
-    """Correct p values for the number of tests, in the order given."""
-    order = np.argsort(ps, kind="stable")
-    steps = np.asarray(ps, np.float64)[order] * np.arange(len(ps), 0, -1)
-    corrected = np.empty(len(ps))
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in corrected]
 
 
 def _compare_values(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +58,7 @@ class TestBench:
 
     __test__ = False  # no test of pytest's
 
-    @property
+    @cached_property
     def rows(self) -> np.ndarray:
         """Rows of test, int64 ``[example]``."""
         return load_split(self.splits).test
@@ -220,19 +221,27 @@ def _evaluation(tracker: Tracker, info: VersionInfo) -> Evaluation | None:
         return None
 
 
-def _was_seen(bench: TestBench, info: VersionInfo) -> np.ndarray | None:
-    """Which test examples a version's training saw, by content."""
-    names = bench.tracker.file_names(info.ref.run_id)
-    name = next((name for name in names if name.startswith("splits-")), None)
+def seen_by(tracker: Tracker, info: VersionInfo) -> np.ndarray:
+    """Read the contents that a version was trained and chosen on, bytes (``S16``) ``[content]``, sorted.
+
+    Raises:
+        DataError: Its run did not keep them.
+        ServiceError: The store fails.
+    """
+    name = next((name for name in tracker.file_names(info.ref.run_id) if name.startswith("splits-")), None)
     if name is None:
-        return None
+        raise DataError(f"{info.ref.uri}: its run kept no division of the data.")
+    with tracker.artifact(info.ref.run_id, name) as path:
+        return load_seen(path)
+
+
+def _was_seen(bench: TestBench, info: VersionInfo) -> np.ndarray | None:
+    """Which test examples a version's training saw, by content; None where its run did not keep that."""
     try:
-        with bench.tracker.artifact(info.ref.run_id, name) as path:
-            seen = load_seen(path)
+        seen = seen_by(bench.tracker, info)
     except DataError:
         return None
-    contents = np.asarray(bench.dataset.content_hash)[bench.rows]
-    was_seen: np.ndarray = np.isin(contents, seen)
+    was_seen: np.ndarray = np.isin(np.asarray(bench.dataset.content_hash)[bench.rows], seen)
     return was_seen
 
 

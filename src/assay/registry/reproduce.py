@@ -84,10 +84,10 @@ def reproduce(tracker: Tracker, name: str, version: int, seed_sd: float | None) 
         The verdict, and what it rests on.
 
     Raises:
-        ModelFileError: There is no such version, or its files are not what they were.
+        ModelFileError: There is no such version, its files are not what they were, or the run in the workspace refused
+            what it was given, e.g. because the data is nowhere to be had.
         ProjectError: Its commit is not here.
-        DataError: Its data is nowhere to be had.
-        RunFailedError: The run in the workspace failed for another reason.
+        RunFailedError: The run in the workspace failed.
     """
     begun = time.perf_counter()
     announce(_STAGE, f"reading what {name} version {version} came from")
