@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from assay import progress
@@ -26,12 +26,13 @@ def drawing(console: Console) -> Iterator[None]:
     if console.is_terminal:
         columns = (
             SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("[bold]{task.fields[stage]:<9}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("[bold]{task.fields[stage]:<9}", table_column=Column(no_wrap=True, min_width=9)),
+            BarColumn(bar_width=24, table_column=Column(min_width=24)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+            # Only the words give way where the terminal is narrow.
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
-        with Progress(*columns, console=console) as bars, progress.listening(_Bars(bars)):
+        with Progress(*columns, console=console, expand=True) as bars, progress.listening(_Bars(bars)):
             yield
     else:
         with progress.listening(_Lines(console)):
