@@ -18,6 +18,7 @@ from assay.ablation.trial_job import TrialJob
 from assay.params import (
     AblationParams,
     CnnParams,
+    DataParams,
     DeviceParams,
     ModelParams,
     RegistryParams,
@@ -97,6 +98,7 @@ def _values(jobs: list[TrialJob]) -> list[dict[str, Any]]:
 
 @flow(name="ablate", persist_result=False)
 def ablate(
+    data: DataParams = DataParams(),
     split: SplitParams = SplitParams(),
     model: ModelParams = CnnParams(),
     train: TrainParams = TrainParams(),
@@ -108,6 +110,7 @@ def ablate(
     """Train every level with every seed, and say which ones help.
 
     Args:
+        data: Which data, where it is not what data.dvc pins.
         split: How the data is divided.
         model: The baseline's model.
         train: How the baseline is trained.
@@ -119,7 +122,9 @@ def ablate(
     Returns:
         What the ablation came to.
     """
-    params = RunParams(split=split, model=model, train=train, device=device, registry=registry, ablation=ablation)
+    params = RunParams(
+        data=data, split=split, model=model, train=train, device=device, registry=registry, ablation=ablation
+    )
     with page.progress_shown():
         record = run_ablation(find_project(project_dir), params, progress.Stopwatch())
     return page.completed(record, describe(record))

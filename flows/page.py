@@ -108,6 +108,7 @@ def show_result(record: RunRecord, experiment_id: str, figures: Sequence[str] = 
 def show_training(trained: TrainResult, experiment_id: str, run_id: str) -> None:
     """Put the end of training on the page, and the way to MLflow."""
     lines = [f"{trained.describe()}.", "", "Test was not looked at: run the whole chain with the same params for that."]
+    lines += ["", *(f"- {warning}" for warning in trained.warnings)]
     link = mlflow_page(experiment_id, run_id)
     if link is not None:
         lines += ["", f"[The run in MLflow]({link})"]

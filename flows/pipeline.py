@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from assay import progress
 from assay.ablation.ablate import chosen
-from assay.data.loading import ImageDataset, load_dataset
+from assay.data.loading import Dataset, load_dataset
 from assay.data.splits import make_splits
 from assay.data.validation import validate
 from assay.evaluation.evaluate import evaluate
@@ -19,6 +20,7 @@ from assay.nightly import PROFILE_FILE, profile_with_answers
 from assay.params import (
     AblationParams,
     CnnParams,
+    DataParams,
     DeviceParams,
     EvaluationParams,
     GateParams,
@@ -37,15 +39,18 @@ from assay.records import (
     EpochRecord,
     Evaluation,
     ModelRef,
+    PretrainingRecord,
     RunRecord,
     Splits,
     TrainResult,
 )
 from assay.registry.contest import TestBench
-from assay.registry.register import register
-from assay.tracking.lineage import ABLATION_TAG
+from assay.registry.register import example_inputs_of, register
+from assay.tracking.lineage import ABLATION_TAG, WARNINGS_TAG
 from assay.tracking.runs import RECORD_FILE, OpenRun, Tracker
 from assay.training.fit import CHECKPOINT_FILE, fit
+from assay.training.pretrain import CHECKPOINT_FILE as PRETRAINING_FILE
+from assay.training.start import model_of
 from flows import page
 from flows.ablate import run_ablation
 from flows.promote import ask_gate
@@ -87,7 +92,7 @@ def version_data(project: Project, params: RunParams) -> Plan:
 def validate_data(job: Job) -> DataReport:
     """Refuse data that a run cannot live with, or that its model cannot take."""
     report = validate(_dataset(job))
-    require_fit(job.params.model, job.data.image_shape)
+    require_fit(job.params.model, job.data.kind, job.data.shape)
     page.show_record("validation", "What validation saw", report)
     return report
 
@@ -109,6 +114,10 @@ def train_model(job: Job, splits: Splits, run: OpenRun) -> TrainResult:
         stream.log_epoch(record)
         _announce_epoch(record, params.train.num_epochs)
 
+    def log_pretraining(record: PretrainingRecord) -> None:
+        stream.log_pretraining(record)
+        progress.announce("train", f"pretraining, epoch {record.epoch}: loss {record.loss:.4f}")
+
     with _tracker(job).metrics(run) as stream:
         trained = fit(
             _dataset(job),
@@ -117,11 +126,15 @@ def train_model(job: Job, splits: Splits, run: OpenRun) -> TrainResult:
             params.train,
             params.device,
             job.run_dir,
+            start=job.plan.start,
             on_epoch=log,
             on_steps=stream.log_steps,
+            on_pretraining=log_pretraining,
         )
         stream.training_done()
-    page.show_table("training", "Every epoch of training", [record.to_json() for record in trained.history])
+    page.show_table("training", "Every epoch of training", [_without_health(record) for record in trained.history])
+    if trained.warnings:
+        _tracker(job).set_tag(run.run_id, WARNINGS_TAG, "\n".join(trained.warnings))
     return trained
 
 
@@ -153,7 +166,7 @@ def evaluate_model(job: Job, splits: Splits, trained: TrainResult, run: OpenRun)
 @task(name="Register the model", cache_policy=NO_CACHE)
 def register_model(job: Job, trained: TrainResult, evaluation: Evaluation, run: OpenRun) -> ModelRef:
     """Add a version to the registry, with its manifest and its way back to data, code and params."""
-    examples = _dataset(job).images[:2].transpose(0, 3, 1, 2)
+    examples = example_inputs_of(trained, _dataset(job))
     model = register(_tracker(job), run.run_id, trained, evaluation, job.params, examples)
     page.show_record("model", "The registered version", model)
     return model
@@ -161,6 +174,7 @@ def register_model(job: Job, trained: TrainResult, evaluation: Evaluation, run: 
 
 @flow(name="pipeline", persist_result=False)
 def pipeline(
+    data: DataParams = DataParams(),
     split: SplitParams = SplitParams(),
     model: ModelParams = CnnParams(),
     train: TrainParams = TrainParams(),
@@ -174,6 +188,7 @@ def pipeline(
     """Run the whole chain, or find that it has been done.
 
     Args:
+        data: Which data, where it is not what data.dvc pins.
         split: How the data is divided.
         model: Which model.
         train: How to train it.
@@ -188,6 +203,7 @@ def pipeline(
         What the run came to.
     """
     params = RunParams(
+        data=data,
         split=split,
         model=model,
         train=train,
@@ -264,6 +280,8 @@ def open_job(project: Project, params: RunParams, watch: progress.Stopwatch) -> 
     with watch.stage("data", "hashing every pinned byte") as words:
         plan = version_data(project, params)
         words.append(f"{plan.data.source}, {plan.data.num_examples:,} examples, md5 {plan.data.md5[:8]}")
+    if plan.start is not None:  # its architecture is the run's, whatever the model section says
+        params = params.model_copy(update={"model": model_of(plan.start, params.train.start)})
     return Job(project, params, plan, project.runs_dir / plan.key.digest[:16])
 
 
@@ -274,7 +292,7 @@ def check_and_train(job: Job, watch: progress.Stopwatch) -> tuple[OpenRun, Split
         splits = split_data(job)
         words.append(f"{len(report.class_counts)} classes; {splits.describe()}")
     tracker = _tracker(job)
-    resumable = (job.run_dir / CHECKPOINT_FILE).exists()
+    resumable = any((job.run_dir / name).exists() for name in (CHECKPOINT_FILE, PRETRAINING_FILE))
     run = tracker.open_run(
         job.plan.key, job.params, job.data, splits, name=page.own_name() or job.params.model.kind, resumable=resumable
     )
@@ -290,17 +308,22 @@ def check_and_train(job: Job, watch: progress.Stopwatch) -> tuple[OpenRun, Split
 
 
 @lru_cache(maxsize=1)
-def _open_dataset(data: DataRef, cache_dir: Path) -> ImageDataset:
+def _open_dataset(data: DataRef, cache_dir: Path) -> Dataset:
     return load_dataset(data, cache_dir)
 
 
-def _dataset(job: Job) -> ImageDataset:
+def _dataset(job: Job) -> Dataset:
     """The decoded examples, opened and checked once a process."""
     return _open_dataset(job.data, job.project.cache_dir)
 
 
 def _tracker(job: Job) -> Tracker:
     return open_tracker(job.project, job.params.registry.experiment)
+
+
+def _without_health(record: EpochRecord) -> dict[str, Any]:
+    """An epoch's numbers for a table; those of its layers are in MLflow and in the report."""
+    return {name: value for name, value in record.to_json().items() if name != "health"}
 
 
 def _announce_epoch(record: EpochRecord, num_epochs: int) -> None:

@@ -10,6 +10,7 @@ from assay import progress
 from assay.data.loading import load_dataset
 from assay.data.splits import make_splits
 from assay.params import (
+    DataParams,
     DeviceParams,
     EvaluationParams,
     GateParams,
@@ -45,6 +46,7 @@ def ask_gate(bench: TestBench, name: str, version: int, forced_reason: str = "")
 def promote(
     version: int | None = None,
     forced_reason: str = "",
+    data: DataParams = DataParams(),
     split: SplitParams = SplitParams(),
     evaluation: EvaluationParams = EvaluationParams(),
     device: DeviceParams = DeviceParams(),
@@ -57,6 +59,7 @@ def promote(
     Args:
         version: Which version; the latest by default.
         forced_reason: Why it is to be champion whatever the gate finds; empty leaves it to the gate.
+        data: Which data, where it is not what data.dvc pins.
         split: How the data of today is divided; both versions answer its test.
         evaluation: How the test results are computed.
         device: Where to compute.
@@ -70,7 +73,14 @@ def promote(
     project = find_project(project_dir)
     params = load_params(project.params_file).of_run()
     params = params.model_copy(
-        update={"split": split, "evaluation": evaluation, "device": device, "registry": registry, "gate": gate}
+        update={
+            "data": data,
+            "split": split,
+            "evaluation": evaluation,
+            "device": device,
+            "registry": registry,
+            "gate": gate,
+        }
     )
     with page.progress_shown():
         decision = run_gate(project, params, version, forced_reason, progress.Stopwatch())

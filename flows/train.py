@@ -7,6 +7,7 @@ from prefect import flow
 from assay import progress
 from assay.params import (
     CnnParams,
+    DataParams,
     DeviceParams,
     ModelParams,
     RegistryParams,
@@ -24,6 +25,7 @@ from flows.pipeline import check_and_train, open_job
 
 @flow(name="train", persist_result=False)
 def train(
+    data: DataParams = DataParams(),
     split: SplitParams = SplitParams(),
     model: ModelParams = CnnParams(),
     train: TrainParams = TrainParams(),
@@ -34,6 +36,7 @@ def train(
     """Train and choose on val. A whole run with the same params later goes on from here.
 
     Args:
+        data: Which data, where it is not what data.dvc pins.
         split: How the data is divided.
         model: Which model.
         train: How to train it.
@@ -46,7 +49,9 @@ def train(
     """
     project = find_project(project_dir)
     evaluation = load_params(project.params_file).evaluation
-    params = RunParams(split=split, model=model, train=train, evaluation=evaluation, device=device, registry=registry)
+    params = RunParams(
+        data=data, split=split, model=model, train=train, evaluation=evaluation, device=device, registry=registry
+    )
     watch = progress.Stopwatch()
     with page.progress_shown():
         job = open_job(project, params, watch)

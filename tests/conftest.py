@@ -2,8 +2,9 @@
 
 from jaxtyping import install_import_hook
 
-SHAPED = ("assay.models.cnn", "assay.models.normalize", "assay.models.pooling", "assay.training.losses")
-install_import_hook([*SHAPED, "assay.data.augmentation"], "beartype.beartype")
+MODELS = ("attention", "cnn", "lstm", "mlp", "normalize", "pooling", "steps", "transformer")
+SHAPED = (*(f"assay.models.{name}" for name in MODELS), "assay.training.losses", "assay.data.augmentation")
+install_import_hook(SHAPED, "beartype.beartype")
 
 import pytest  # noqa: E402 - the hook must be there before anything imports what it checks
 import torch  # noqa: E402

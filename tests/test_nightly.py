@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.devices import Compute
 from assay.errors import ModelFileError
 from assay.evaluation.predictions import read_predictions
@@ -167,7 +167,7 @@ def test_what_nobody_trained_before_is_trained(bench: TestBench, champion: Champ
 def look(
     bench: TestBench,
     champion: Champion,
-    dataset: ImageDataset,
+    dataset: Dataset,
     schedule: NightlyParams = CHANGED,
     sight: Sight = OTHER_DATA,
 ) -> Sight:
@@ -175,12 +175,12 @@ def look(
     return look_at_data(bench.tracker, champion, dataset, tonight.splits, bench.params, schedule, sight)
 
 
-def alike() -> ImageDataset:
+def alike() -> Dataset:
     """Other examples of the same kind."""
     return make_pictures(600, seed=5, md5="5" * 32)
 
 
-def with_images(dataset: ImageDataset, images: np.ndarray, md5: str) -> ImageDataset:
+def with_images(dataset: Dataset, images: np.ndarray, md5: str) -> Dataset:
     made = make_dataset(dataset.labels, images)
     return dataclasses.replace(made, ref=dataclasses.replace(made.ref, md5=f"{md5}.dir"))
 

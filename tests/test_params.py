@@ -73,13 +73,19 @@ MISTAKES = [
     ("train.num_epochs=0", "must be in [1, 100000]. Raise it."),
     ("train.l1=.inf", "must be a finite number"),
     ("train.l2=.nan", "must be a finite number"),
-    ("model.kind=lstm", "model.kind=lstm on the command line: must be 'cnn'"),
+    (
+        "model.kind=gru",
+        "model.kind=gru on the command line: must be one of 'cnn', 'lstm', 'transformer', 'mlp'. Choose",
+    ),
     ("model.channels=[]", "must have at least 1 entries, not 0"),
     ("model.channels=[32,0]", "model.channels.1=0 on the command line: must be in [1, 4096]. Raise it."),
     ("train.early_stopping=3", "must be a section with keys of its own"),
     ("split=4", "split=4 on the command line: must be a section"),
     ("registry.model_name=a/b", "may hold letters, digits"),
-    ("zzz=1", "Known here: split, model, train, evaluation, device, registry, ablation, gate, schedule, services."),
+    (
+        "zzz=1",
+        "Known here: data, split, model, train, evaluation, device, registry, ablation, gate, schedule, services.",
+    ),
     ("train.num_epochs", "an override looks like train.num_epochs=3"),
     ("train.num_epochs=[1", "is not a YAML value"),
 ]

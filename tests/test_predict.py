@@ -20,9 +20,9 @@ from PIL import Image
 from torch import nn
 
 from assay.data import array_files
-from assay.data.decoding import InputBatch, Tally
 from assay.data.images import encode_png
 from assay.data.importing import import_data
+from assay.data.input_batches import InputBatch, Tally, Wanted
 from assay.data.inputs import open_inputs
 from assay.data.loading import load_dataset
 from assay.data.shards import write_shards
@@ -98,9 +98,9 @@ def test_probabilities_are_those_of_evaluation_to_the_last_bit(
     folder = write_data(tmp_path / "data", images)
     ref = DataRef(str(folder), "0" * 32 + ".dir", "made", 600, NAMES, (8, 6, 3))
     rows = np.random.default_rng(1).permutation(600)[:301]
-    model, _ = load_version(Tracker.open(project, "unit"), "pets", 2)
+    model, spec = load_version(Tracker.open(project, "unit"), "pets", 2)
     dataset = load_dataset(ref, tmp_path / "cache")
-    expected = evaluated.predict(model, dataset, rows, Compute("cpu", precision, 1))
+    expected = evaluated.predict(model, spec, dataset, rows, Compute("cpu", precision, 1))
     try:
         report = ask(folder, f"device.precision={precision}")
     except AssayError as error:
@@ -249,7 +249,7 @@ def test_what_cannot_be_decoded_is_named_or_skipped_and_listed(ask: Score, tmp_p
     assert [text.partition(":")[0] for text in report.skipped] == ["cat/[bad].png", "dog/gone.jpg"]
     assert pq.read_schema(report.path).metadata[b"assay.num_skipped"] == b"2"
     (tmp_path / "only.png").write_bytes(b"x")
-    with pytest.raises(DataError, match="none of its 1 images can be decoded"):
+    with pytest.raises(DataError, match="none of its 1 images can be read"):
         ask(tmp_path / "only.png", skip_bad=True, force=True)
 
 
@@ -271,7 +271,7 @@ def test_a_shard_row_without_an_image_of_the_right_size_is_bad(ask: Score, tmp_p
 
 REFUSED = {
     "missing.npy": (None, "does not exist"),
-    "text.txt": (lambda path: path.write_text("x"), "none of the files that can be scored"),
+    "text.txt": (lambda path: path.write_text("x"), "is a file of texts, and pets version 2 takes images"),
     "empty": (Path.mkdir, "holds no JPEG or PNG image"),
     "float.npy": (lambda path: np.save(path, np.zeros((2, 8, 6, 3))), "float64 of shape"),
     "none.npy": (lambda path: np.save(path, make_images(0)), "holds no images"),
@@ -285,7 +285,7 @@ REFUSED = {
     "noise.npz": (lambda path: path.write_bytes(b"x" * 99), "cannot be read as an array"),
     "two.npz": (lambda path: np.savez(path, a=make_images(1), b=make_images(1)), "none is called images"),
     "noise.parquet": (lambda path: path.write_bytes(b"x" * 99), "cannot be read as Parquet"),
-    "text.parquet": (lambda path: pq.write_table(pa.table({"text": ["x"]}), path), "column image is null"),
+    "text.parquet": (lambda path: pq.write_table(pa.table({"text": ["x"]}), path), "column image is missing"),
     "rows.parquet": (lambda path: pq.write_table(pa.table({"image": pa.array([], IMAGE)}), path), "holds no rows"),
 }
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -478,7 +478,8 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
             file.truncate(file.tell() + count * 784)
         tracemalloc.start()
         try:
-            assert sum(map(len, open_inputs(path).read((28, 28, 1), 256, False, Tally()))) == count
+            inputs = open_inputs(path, Wanted("pets", "image", (28, 28, 1)))
+            assert sum(map(len, inputs.read(256, False, Tally()))) == count
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()

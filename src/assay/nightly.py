@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from assay.data.drift import detect_drift, drifted
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.profile import summarise
 from assay.data.quality import check_quality
 from assay.data.splits import load_split
 from assay.devices import resolve
 from assay.errors import DataError, ModelFileError, NonFiniteError
 from assay.evaluation.predictions import predict_probabilities
+from assay.models.fitting import mismatch
 from assay.params import NightlyParams, RunParams
 from assay.plan import Plan
 from assay.records import DataProfile, Drift, Finding, RunKey, RunRecord, Splits
@@ -124,7 +125,7 @@ def seen_before(tracker: Tracker, plan: Plan, sight: Sight) -> Sight:
 def look_at_data(
     tracker: Tracker,
     champion: Champion,
-    dataset: ImageDataset,
+    dataset: Dataset,
     splits: Splits,
     params: RunParams,
     schedule: NightlyParams,
@@ -170,27 +171,25 @@ def look_at_data(
     return sight
 
 
-def _profile_with_champion(
-    tracker: Tracker, champion: Champion, dataset: ImageDataset, params: RunParams
-) -> DataProfile:
+def _profile_with_champion(tracker: Tracker, champion: Champion, dataset: Dataset, params: RunParams) -> DataProfile:
     """Summarise the night's data, with the champion's predictions of what it has not seen, where it can answer."""
     rows = np.arange(dataset.ref.num_examples)
     try:
         seen = seen_by(tracker, champion.info)
         model, spec = load_version(tracker, champion.info.ref.name, champion.info.ref.version)
-        if (spec.class_names, spec.image_shape) != (dataset.ref.class_names, tuple(dataset.ref.image_shape)):
+        if mismatch(spec, dataset.ref) is not None:
             return summarise(dataset, rows)
         unseen = np.flatnonzero(~np.isin(np.asarray(dataset.content_hash), seen))
         chosen = unseen[:: max(1, len(unseen) // MAX_PREDICTED)][:MAX_PREDICTED]
         if not len(chosen):
             return summarise(dataset, rows)
-        answers = predict_probabilities(model, dataset, chosen, resolve(params.device))
+        answers = predict_probabilities(model, spec, dataset, chosen, resolve(params.device))
     except (ModelFileError, DataError, NonFiniteError):
         return summarise(dataset, rows)
     return profile_with_answers(dataset, chosen, answers)
 
 
-def profile_with_answers(dataset: ImageDataset, rows: np.ndarray, answers: np.ndarray) -> DataProfile:
+def profile_with_answers(dataset: Dataset, rows: np.ndarray, answers: np.ndarray) -> DataProfile:
     """Summarise all data, with a model's answers to some of it that it was not trained on.
 
     Args:

@@ -7,13 +7,14 @@ is cheap. The answer always comes with its reason.
 from dataclasses import dataclass
 from functools import lru_cache
 
-from assay.data.versioning import materialize
+from assay.data.run_data import data_of_run
 from assay.devices import Compute, resolve
 from assay.params import RunParams
 from assay.project import Project
-from assay.records import DataRef, RunKey
+from assay.records import DataRef, RunKey, StartRef
 from assay.tracking.run_key import compute_run_key, explain_difference
 from assay.tracking.runs import FinishedRun, Tracker
+from assay.tracking.starts import find_start
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Plan:
         data: Verified data, every byte hashed.
         compute: Device, precision and threads.
         key: The run key over all of it.
+        start: The files that training starts from; None without any.
     """
 
     data: DataRef
     compute: Compute
     key: RunKey
+    start: StartRef | None = None
 
 
 @lru_cache(maxsize=8)
@@ -38,11 +41,14 @@ def make_plan(project: Project, params: RunParams) -> Plan:
     Raises:
         DataError: The data cannot be had, or is not what is pinned.
         DeviceError: The device or precision is not there.
+        ModelFileError: What training is to start from is not there.
     """
-    data = materialize(project)
+    data = data_of_run(project, params.data)
     compute = resolve(params.device)
-    key = compute_run_key(project, params, data.md5, compute, project.flow_file)
-    return Plan(data, compute, key)
+    start = find_start(project, params.train.start, params.registry)
+    digest = start.digest if start else ""
+    key = compute_run_key(project, params, data.md5, compute, project.flow_file, digest)
+    return Plan(data, compute, key, start)
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Batch scoring: pictures in, one Parquet row each with the answer of a registered version.
+"""Batch scoring: images, texts, series or table rows in, one Parquet row each with a registered version's answer.
 
 The version's every byte is checked before it is used. Input is read, answered and written in a stream, so that memory
 does not grow with it. The same input, version and device settings give the same bytes.
@@ -18,9 +18,9 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 import assay
-from assay.data.decoding import InputBatch, Tally
 from assay.data.images import bombs_refused
-from assay.data.inputs import ARRAY, IMAGES, SHARDS, Inputs, open_inputs
+from assay.data.input_batches import NOUNS, InputBatch, Inputs, Tally, Wanted
+from assay.data.inputs import open_inputs, require_path
 from assay.data.staging import check_space, storage_errors
 from assay.devices import Compute, resolve
 from assay.errors import DataError, ModelFileError, NonFiniteError, ParamsError, StorageError
@@ -43,9 +43,6 @@ BATCH_SIZE = 256
 """Examples that are answered at once, as in evaluation."""
 
 MAX_BATCH_SIZE = 65_536
-"""Alias of the version that passed the gate last."""
-
-_ID_COLUMNS = {IMAGES: ("path",), SHARDS: ("row", "path"), ARRAY: ("row",)}
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,12 @@ class PredictReport(Record):
         path: The Parquet file.
         model: The version that answered.
         num_examples: Rows written.
-        num_skipped: Pictures left out because they cannot be decoded.
+        num_skipped: Examples left out because they cannot be read.
         skipped: The first thousand of them, with the reason.
         class_counts: Class name -> rows with that prediction.
         data_sha256: SHA-256 (hex) over the bytes of the input, in the order of reading.
         device: Device, precision and threads, e.g. ``cpu bf16 x2``.
-        notes: Sentences about what was converted or left out.
+        notes: Sentences about what was converted, cut or left out.
         seconds: Wall time, reading the version included.
         examples_per_second: Throughput, reading the version excluded.
     """
@@ -89,10 +86,12 @@ def predict(
     batch_size: int = BATCH_SIZE,
     skip_bad: bool = False,
     force: bool = False,
+    text_column: str | None = None,
 ) -> PredictReport:
     """Score an input with a registered version and write one Parquet file.
 
-    Columns: ``path`` of an image, ``row`` of an array, both of a shard's row; ``prediction`` (class name),
+    Columns: ``path`` of a file in a folder, ``row`` of an array, a table or lines of text, both of an image in a shard
+    (rows count from 0, lines of a file from 1); ``prediction`` (class name),
     ``probability`` of it, ``probabilities`` (list of float64 in the order of the classes), ``model_name`` and
     ``model_version``. The schema's metadata says what answered what: ``assay.model.name``, ``assay.model.version``,
     ``assay.manifest.sha256``, ``assay.data.sha256``, ``assay.class_names`` (JSON), ``assay.compute``,
@@ -106,15 +105,16 @@ def predict(
             ``registry.model_name`` where none is given.
         out: The file to write; by default one below ``.assay/predictions/``, which is replaced.
         batch_size: Examples that are answered at once. Probabilities may differ in the last bits between sizes.
-        skip_bad: Leave out and list pictures that cannot be decoded.
+        skip_bad: Leave out and list examples that cannot be read.
         force: Replace `out` if it is there.
+        text_column: Column of texts in a table, where it is not to be inferred.
 
     Returns:
         Where the answers are, and what was met.
 
     Raises:
-        ParamsError: `model` or `batch_size` cannot be understood.
-        DataError: The input is missing, empty, of another shape, or a picture in it cannot be decoded.
+        ParamsError: `model`, `batch_size` or `text_column` cannot be understood.
+        DataError: The input is missing, empty, nothing that the version takes, or an example in it cannot be read.
         ModelFileError: There is no such version, or its files are not what was registered.
         StorageError: The output cannot be written, or is there already.
         DeviceError: The device or precision is not there.
@@ -125,24 +125,28 @@ def predict(
         raise ParamsError(f"--batch-size {batch_size}: must be in 1..{MAX_BATCH_SIZE}. Change it.")
     if out is not None:
         _check_out(out, source, force)
-    inputs = open_inputs(source)
+    require_path(source)
     compute = resolve(params.device)
     announce("load", "checking every byte of the registered version")
     tracker = Tracker.open(project, params.registry.experiment)
     ref = find_version(tracker, model, params.registry.model_name)
     module, spec = load_version(tracker, ref.name, ref.version)
     announce("load", f"{ref.name} version {ref.version}", finished=True)
+    wanted = Wanted(f"{ref.name} version {ref.version}", spec.kind, spec.shape, spec.columns, spec.tokenizer)
+    inputs = open_inputs(source, wanted, text_column)
     folder = out.parent if out is not None else _default_folder(project, ref)
-    check_space(folder, inputs.num_examples * 8 * (spec.num_classes + 1))
+    check_space(folder, (inputs.num_examples or 0) * 8 * (spec.num_classes + 1))
 
     started, tally, compute_words = time.perf_counter(), Tally(), _describe(compute)
     constants: dict[str, str | int] = {"model_name": ref.name, "model_version": ref.version}
     with storage_errors(folder), bombs_refused(), _draft(folder) as (file, draft):
-        with AnswerFile(file, spec.class_names, _ID_COLUMNS[inputs.kind], constants) as answers:
-            batches = inputs.read(spec.image_shape, batch_size, skip_bad, tally)
+        with AnswerFile(file, spec.class_names, inputs.id_columns, constants) as answers:
+            batches = inputs.read(batch_size, skip_bad, tally)
             score(module, _one_ahead(batches), compute, _telling(answers.add, inputs, started))
             if not answers.num_rows:
-                raise DataError(f"{source}: none of its {tally.num_bad:,} images can be decoded. Is it the right one?")
+                raise DataError(
+                    f"{source}: none of its {tally.num_bad:,} {NOUNS[spec.kind][1]} can be read. Is it the right one?"
+                )
             sha256 = tally.sha256.hexdigest()
             answers.finish(_metadata(ref, spec, compute_words, sha256, tally.num_bad))
         target = out if out is not None else folder / f"{_safe(source.resolve().stem)}-{sha256[:12]}.parquet"
@@ -159,7 +163,7 @@ def predict(
         class_counts={name: answers.counts[name] for name in spec.class_names},
         data_sha256=sha256,
         device=compute_words,
-        notes=(*inputs.notes, *tally.notes(spec.image_shape)),
+        notes=(*inputs.notes, *tally.notes(wanted)),
         seconds=now - begun,
         examples_per_second=rate,
     )
@@ -210,14 +214,13 @@ def score(
     Every batch is a full one, the last one too: how many examples there are changes no bit of an answer.
 
     Args:
-        model: Maps float32 raw pixel values ``[batch, channel, height, width]`` to logits ``[batch, class]``; it is
-            put into eval mode and moved to the device.
-        batches: Pictures.
+        model: Maps what its spec says to logits ``[batch, class]``; it is put into eval mode and moved to the device.
+        batches: Examples.
         compute: Device, precision and threads.
         keep: Takes each batch and its probabilities, float64 ``[example, class]``.
 
     Raises:
-        NonFiniteError: A logit is NaN or infinite; names the picture.
+        NonFiniteError: A logit is NaN or infinite; names the example.
     """
     import torch
 
@@ -230,11 +233,11 @@ def score(
     bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute.precision == "bf16")
     with compute_session(compute), torch.inference_mode():
         for batch in batches:
-            images = torch.from_numpy(batch.images)
+            inputs = torch.from_numpy(batch.inputs)
             if device.type == "cuda":
-                images = images.pin_memory()
+                inputs = inputs.pin_memory()
             with bf16:
-                logits = model(to_model_input(images.to(device, non_blocking=True)))
+                logits = model(to_model_input(inputs.to(device, non_blocking=True)))
             logits = logits[: len(batch)].to("cpu", torch.float64)
             _check_finite(logits, batch)
             keep(batch, torch.softmax(logits, dim=1).numpy())
@@ -262,12 +265,16 @@ def _telling(
     keep: Callable[[InputBatch, np.ndarray], None], inputs: Inputs, started: float
 ) -> Callable[[InputBatch, np.ndarray], None]:
     """Announce progress after each batch that is kept."""
+    num_done = 0
 
     def keep_and_tell(batch: InputBatch, probabilities: np.ndarray) -> None:
         keep(batch, probabilities)
-        done, total = batch.rows[-1] + 1, inputs.num_examples
-        rate = done / (time.perf_counter() - started)
-        announce("predict", f"{done:,} of {total:,} examples, {rate:,.0f}/s", done=done, total=total)
+        nonlocal num_done
+        num_done += len(batch)
+        total = inputs.num_examples or 0
+        rate = num_done / (time.perf_counter() - started)
+        of_total = f" of {total:,}" if total else ""
+        announce("predict", f"{num_done:,}{of_total} examples, {rate:,.0f}/s", done=num_done, total=total)
 
     return keep_and_tell
 

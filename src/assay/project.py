@@ -56,6 +56,14 @@ class Project:
         """The flow that ``assay run`` runs."""
         return self.root / "flows" / "pipeline.py"
 
+    def dataset(self, name: str) -> "Project":
+        """Return where data beside `data_dir` lives: a folder of the state with ``data.dvc`` and ``data/`` of its own.
+
+        Args:
+            name: Name of the data, a single folder.
+        """
+        return Project(root=self.home / "datasets" / name, home=self.home)
+
     def make_home(self) -> Path:
         """Create the state folder with mode 0700.
 
@@ -94,9 +102,20 @@ def find_project(start: Path | None = None) -> Project:
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file():
-            home = Path(os.environ.get("ASSAY_HOME") or ".assay").expanduser()
-            return Project(root=folder, home=home if home.is_absolute() else folder / home)
-    raise ProjectError(f"{here}: no params.yaml here or in any folder above. Change into a project, or clone one.")
+            return project_at(folder)
+    raise ProjectError(
+        f"{here}: no params.yaml here or in any folder above. Change into a project, or make one: assay new DIR."
+    )
+
+
+def project_at(root: Path) -> Project:
+    """Return the project of a folder, whether or not its ``params.yaml`` is there yet.
+
+    Args:
+        root: The folder, an absolute path; ``ASSAY_HOME`` is applied as for `find_project`.
+    """
+    home = Path(os.environ.get("ASSAY_HOME") or ".assay").expanduser()
+    return Project(root=root, home=home if home.is_absolute() else root / home)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from assay.ablation import trial as trial_module
 from assay.ablation.outcomes import read_outcomes
 from assay.ablation.trial import run_jobs, run_trial
 from assay.ablation.trial_job import TrialJob
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.devices import resolve
 from assay.evaluation.metrics import score
 from assay.evaluation.predictions import predict_probabilities
@@ -32,7 +32,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialJob:
     )
 
 
-def dataset_of(job: TrialJob) -> ImageDataset:
+def dataset_of(job: TrialJob) -> Dataset:
     return trial_module._open_dataset(job.data, job.cache_dir)
 
 
@@ -42,10 +42,10 @@ def test_a_trial_is_what_fit_makes_and_evaluation_says(job: TrialJob, tmp_path: 
     params = RunParams.model_validate(job.params)
     dataset = dataset_of(job)
     alone = fit(dataset, job.splits, params.model, params.train, params.device, tmp_path / "alone")
-    module, _ = load_model(Path(alone.model_dir))
+    module, spec = load_model(Path(alone.model_dir))
     rows = np.load(job.splits.path)["val"]
     labels = np.asarray(dataset.labels[rows])
-    probabilities = predict_probabilities(module, dataset, rows, resolve(FP32))
+    probabilities = predict_probabilities(module, spec, dataset, rows, resolve(FP32))
     expected = score(labels, probabilities, 15)
     assert len(trial.metrics) == 4
     assert trial.metrics == pytest.approx({name: expected[name] for name in trial.metrics})

@@ -34,7 +34,7 @@ def test_import_verify_pull_and_describe_agree(folder: Path, capsys: pytest.Capt
     assert [record["changed"] for record in records[:2]] == [True, False]
     refs = [record.get("data", record) for record in records]
     assert all(ref == refs[0] for ref in refs)
-    assert Path(records[-1]["contact_sheet"]).is_file()
+    assert Path(records[-1]["figure"]).is_file()
 
 
 def test_people_read_names_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,3 +67,31 @@ def test_a_size_that_is_none_is_refused(folder: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="2"):
         main(["data", "import", "image-folder", "x", "--size", "big"])
     assert "'big' is no size; write 32x32" in capsys.readouterr().err
+
+
+def test_a_table_is_imported_by_its_columns_and_described(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        f"{number % 7};{number * 1.5};{'ab'[number % 2]};{['train', 'test'][number % 5 == 0]}" for number in range(60)
+    ]
+    (tmp_path / "plants.csv").write_text("\n".join(["width;height;kind;part", *lines]))
+    words = ["--label-column", "kind", "--split-column", "part", "--drop-column", "width", "--separator", ";"]
+    assert main(["data", "import", "table", str(tmp_path / "plants.csv"), *words]) == 0
+    assert "60 rows of 1 column, md5" in capsys.readouterr().out
+    assert main(["data", "describe"]) == 0
+    out = capsys.readouterr().out
+    assert "height: mean 44.25" in out and "missing 0" in out and "Given splits: train 48, test 12" in out
+
+
+def test_texts_are_imported_by_their_column_and_shown(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f'{{"body": "text [{number}] of {number % 2}", "kind": "{number % 2}"}}' for number in range(40)]
+    (tmp_path / "notes.jsonl").write_text("\n".join(lines))
+    words = ["--text-column", "body", "--label-column", "kind"]
+    assert main(["data", "import", "table", str(tmp_path / "notes.jsonl"), *words]) == 0
+    assert "40 texts of at most 14 bytes, md5" in capsys.readouterr().out
+    assert main(["data", "describe"]) == 0
+    out = capsys.readouterr().out
+    assert "    text [1] of 1\n" in out and "Near duplicates: 0" in out and "vocabulary: words 44" in out

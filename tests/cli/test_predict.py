@@ -59,7 +59,7 @@ def test_people_read_what_was_predicted_and_left_out(folder: Path, capsys: pytes
     assert command_line.main(["predict", str(folder), "--skip-bad"]) == 0
     shown = capsys.readouterr().out
     assert "5 examples scored with pets version 2 on cpu fp32 x1" in shown
-    assert "Left out 1 that cannot be decoded:\n    [bad].png: is no JPEG or PNG image\n" in shown
+    assert "Left out 1 that cannot be read:\n    [bad].png: is no JPEG or PNG image\n" in shown
     assert "日本 [x]" in shown
     path = Path(shown.rpartition("Predictions: ")[2].strip())
     assert pq.read_table(path).num_rows == 5

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.sources import content_hash
 from assay.records import DataRef
 
@@ -21,7 +21,7 @@ def make_dataset(
     given_split: list[int] | np.ndarray | None = None,
     groups: list[int] | np.ndarray | None = None,
     copies_of: list[int] | np.ndarray | None = None,
-) -> ImageDataset:
+) -> Dataset:
     """A data set in memory; `copies_of` names, for each example, the one whose pixels it has."""
     labels = np.asarray(labels, np.int64)
     count = len(labels)
@@ -30,9 +30,9 @@ def make_dataset(
     if copies_of is not None:
         images = images[np.asarray(copies_of)]
     names = tuple(f"class {number}" for number in range(int(labels.max(initial=0)) + 1))
-    return ImageDataset(
+    return Dataset(
         ref=DataRef("data", "0" * 32 + ".dir", "made", count, names, images.shape[1:]),
-        images=images,
+        inputs=images,
         labels=labels,
         given_split=np.asarray([-1] * count if given_split is None else given_split, np.int8),
         groups=np.asarray([-1] * count if groups is None else groups, np.int64),

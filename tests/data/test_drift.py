@@ -12,6 +12,7 @@ from assay.corrections import holm
 from assay.data.drift import detect_drift, drifted
 from assay.data.profile import summarise
 from assay.records.night import DRIFT_KINDS, DataProfile, Drift
+from tests.data.kinds import series_dataset, table_dataset, text_dataset
 from tests.data.made import make_dataset
 
 ALPHA = 0.01
@@ -40,7 +41,7 @@ def synthetic(rng: np.random.Generator, count: int) -> DataProfile:
     return DataProfile(
         data_md5="",
         num_examples=count,
-        image_shape=(8, 8, 1),
+        shape=(8, 8, 1),
         class_counts={str(label): int(n) for label, n in enumerate(rng.multinomial(count, np.full(10, 0.1)))},
         num_duplicates=0,
         num_conflicting=0,
@@ -206,3 +207,34 @@ def test_classes_that_only_one_side_has_count() -> None:
     other = DataProfile(**(vars(new) | {"class_counts": {f"new {label}": 20 for label in range(10)}}))
     found = named(detect_drift(old, other, ALPHA), "classes")
     assert found.effect == pytest.approx(1) and found.values["cramers_v"] == pytest.approx(1) and found.drifted
+
+
+def test_drift_of_texts_series_and_tables_is_found_and_without_it_none() -> None:
+    labels = np.arange(600) % 2
+    first, second = np.arange(300), np.arange(300, 600)
+    texts = text_dataset(labels)
+    shouted = text_dataset(labels, [text.upper() for text in texts.texts(np.arange(600))])
+    series = series_dataset(labels)
+    louder = series_dataset(labels, [1.5 * series.series.row(row) for row in range(600)])
+    table = table_dataset(labels)
+    moved = table_dataset(labels, table.table + np.array([0, 0, 1, 0, 0]), table.ref.columns)
+    for before, after, names in (
+        (texts, shouted, {"upper case"}),
+        (series, louder, {"left sd", "right sd", "left step", "right step"}),
+        (table, moved, {"ash"}),
+    ):
+        old, same, new = summarise(before, first), summarise(before, second), summarise(after, second)
+        assert not drifted(detect_drift(old, same, ALPHA))
+        found = {drift.name for drift in drifted(detect_drift(old, new, ALPHA))}
+        assert names <= found and "classes" not in found
+    assert {
+        drift.name for drift in drifted(detect_drift(summarise(table, first), summarise(moved, second), ALPHA))
+    } == {"ash"}
+
+
+def test_a_column_that_lost_its_values_is_not_compared() -> None:
+    values = np.random.default_rng(0).normal(size=(60, 2))
+    lost = values.copy()
+    lost[:, 1] = np.nan
+    old, new = (summarise(table_dataset(np.arange(60) % 2, one), np.arange(60)) for one in (values, lost))
+    assert [drift.name for drift in detect_drift(old, new, ALPHA)] == ["column 0", "classes"]

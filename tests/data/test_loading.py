@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from assay.data.images import encode_png
-from assay.data.loading import ImageDataset, load_dataset
+from assay.data.loading import Dataset, load_dataset
 from assay.data.sources import content_hash
 from assay.errors import BadExampleError, DataError, StorageError
 from assay.records import DataRef
@@ -52,7 +52,7 @@ def test_arrays_are_mapped_read_only_and_of_the_promised_types(tmp_path: Path, r
     dataset = load_dataset(ref, tmp_path / "cache")
     arrays = {name: array for name, array in vars(dataset).items() if name != "ref"}
     assert {name: array.dtype.str for name, array in arrays.items()} == {
-        "images": "|u1",
+        "inputs": "|u1",
         "labels": "<i8",
         "given_split": "|i1",
         "groups": "<i8",
@@ -101,7 +101,7 @@ def test_a_damaged_cache_is_made_again(
 def test_a_cache_of_other_facts_is_not_used(tmp_path: Path, ref: DataRef) -> None:
     load_dataset(ref, tmp_path / "cache")
     with pytest.raises(BadExampleError, match=r"0\.parquet, row 0 \(0\.png\): is 6x5 pixels"):
-        load_dataset(replace(ref, image_shape=(5, 6, 3)), tmp_path / "cache")
+        load_dataset(replace(ref, shape=(5, 6, 3)), tmp_path / "cache")
     with pytest.raises(DataError, match="holds 1100 examples of"):
         load_dataset(replace(ref, num_examples=1000), tmp_path / "cache")
 
@@ -152,4 +152,4 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path, ref: DataRef) ->
 def test_hashes_that_end_in_zero_bytes_still_tell_examples_apart() -> None:
     hashes = np.array([b"a" * 15 + b"\0", b"a" * 15 + b"\1", b"a" * 15 + b"\0"], "S16")
     assert len(np.unique(hashes)) == 2
-    assert ImageDataset.__dataclass_params__.frozen
+    assert Dataset.__dataclass_params__.frozen

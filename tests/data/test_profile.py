@@ -6,11 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
+from assay.data.measuring import TEXT_FEATURES, measure_texts
 from assay.data.profile import MAX_VALUES, measure, sample_order, summarise
 from assay.errors import DataError, NonFiniteError
 from assay.records import DataRef
 from assay.records.night import DataProfile
+from tests.data.kinds import series_dataset, table_dataset, text_dataset
 from tests.data.made import make_dataset, pictures
 
 
@@ -20,16 +22,16 @@ def _no_shards_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def rows_of(dataset: ImageDataset) -> np.ndarray:
+def rows_of(dataset: Dataset) -> np.ndarray:
     return np.arange(len(dataset.labels))
 
 
-def large(rng: np.random.Generator, count: int, num_classes: int, shape: tuple[int, int, int]) -> ImageDataset:
+def large(rng: np.random.Generator, count: int, num_classes: int, shape: tuple[int, int, int]) -> Dataset:
     """Many examples without the cost of hashing them."""
     names = tuple(f"class number {number}" for number in range(num_classes))
-    return ImageDataset(
+    return Dataset(
         ref=DataRef("nowhere", "0" * 32 + ".dir", "made", count, names, shape),
-        images=pictures(rng, count, shape),
+        inputs=pictures(rng, count, shape),
         labels=rng.integers(0, num_classes, count),
         given_split=np.full(count, -1, np.int8),
         groups=np.full(count, -1),
@@ -37,7 +39,7 @@ def large(rng: np.random.Generator, count: int, num_classes: int, shape: tuple[i
     )
 
 
-def with_shards(folder: Path, dataset: ImageDataset, **columns: object) -> ImageDataset:
+def with_shards(folder: Path, dataset: Dataset, **columns: object) -> Dataset:
     """The same data set, decoded from shards with more columns."""
     image = [{"bytes": bytes(10 + row), "path": None} for row in range(len(dataset.labels))]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -46,7 +48,7 @@ def with_shards(folder: Path, dataset: ImageDataset, **columns: object) -> Image
     pq.write_table(table[:half], folder / "a.parquet")
     pq.write_table(table[half:], folder / "b.parquet")
     ref = DataRef(**(vars(dataset.ref) | {"path": str(folder)}))
-    return ImageDataset(**(vars(dataset) | {"ref": ref}))
+    return Dataset(**(vars(dataset) | {"ref": ref}))
 
 
 def test_counts_are_what_is_there() -> None:
@@ -157,4 +159,69 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         summarise(dataset, rows_of(dataset), bad)
     other = with_shards(tmp_path, make_dataset([0, 1] * 5))
     with pytest.raises(DataError, match="holds 10 examples, 12 were decoded"):
-        summarise(ImageDataset(**(vars(dataset) | {"ref": other.ref})), rows_of(dataset))
+        summarise(Dataset(**(vars(dataset) | {"ref": other.ref})), rows_of(dataset))
+
+
+def test_a_summary_of_the_time_when_all_data_were_images_is_understood() -> None:
+    found = summarise(make_dataset([0, 1] * 5), np.arange(10))
+    old = found.to_json() | {"image_shape": [4, 4, 1]}
+    for name in ("shape", "kind", "columns"):
+        del old[name]
+    assert DataProfile.from_json(json.loads(json.dumps(old))) == found
+
+
+def test_texts_are_measured_as_they_say() -> None:
+    found = {name: values.tolist() for name, values in measure_texts(["Ab 12, ab!", "", "日本 x"]).items()}
+    assert tuple(found) == TEXT_FEATURES
+    assert found["characters"] == [10, 0, 4] and found["words"] == [3, 0, 2]
+    assert found["word length"] == pytest.approx([8 / 3, 0, 1.5])
+    assert found["letters"] == pytest.approx([0.4, 0, 0.75]) and found["digits"] == pytest.approx([0.2, 0, 0])
+    assert found["punctuation"] == pytest.approx([0.2, 0, 0]) and found["upper case"] == pytest.approx([0.25, 0, 0])
+    assert found["non-ASCII"] == pytest.approx([0, 0, 0.5])
+    assert measure_texts(["a b a b"])["distinct words"].tolist() == [0.5]
+
+
+def test_blank_texts_series_and_rows_are_counted() -> None:
+    texts = text_dataset([0, 1] * 4, ["  ", "\n", *"abcdef"])
+    assert summarise(texts, np.arange(8)).blank_share == 0.25
+    still = [np.full((5, 2), number, np.float32) for number in range(2)]
+    moving = [np.arange(10.0).reshape(5, 2) + number for number in range(6)]
+    series = series_dataset([0, 1] * 4, [*still, *moving])
+    assert summarise(series, np.arange(8)).blank_share == 0.25
+    values = np.ones((8, 2))
+    values[0], values[1, 0] = np.nan, np.nan
+    found = summarise(table_dataset([0, 1] * 4, values), np.arange(8))
+    assert found.blank_share == 0.125
+    assert {name: len(sample) for name, sample in found.features.items()} == {"column 0": 6, "column 1": 7}
+
+
+def test_series_and_tables_are_measured_channel_by_channel_and_column_by_column() -> None:
+    series = series_dataset(np.arange(20) % 2, columns=("x", "y"))
+    found = summarise(series, np.arange(20))
+    assert list(found.features) == ["steps", "x mean", "x sd", "x step", "y mean", "y sd", "y step"]
+    own = [series.series.row(row)[:, 1] for row in range(20)]
+    assert found.features["y step"] == pytest.approx(sorted(np.abs(np.diff(one)).mean() for one in own), rel=1e-4)
+    assert (found.kind, found.shape, found.columns) == ("series", series.ref.shape, ("x", "y"))
+    tiny = np.random.default_rng(0).normal(0, 1e-9, (50, 40)).astype(np.float32)
+    table = summarise(table_dataset(np.arange(50) % 2, tiny), np.arange(50))
+    assert len(table.features) == 32
+    assert table.features["column 3"] == pytest.approx(np.sort(tiny[:, 3]).tolist(), rel=1e-4)
+    assert DataProfile.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+@pytest.mark.parametrize("kind", ["text", "series", "table"])
+def test_summaries_of_every_kind_stay_small(kind: str) -> None:
+    labels = np.arange(3000) % 10
+    rng = np.random.default_rng(0)
+    dataset = {
+        "text": lambda: text_dataset(labels),
+        "series": lambda: series_dataset(
+            labels, list(rng.normal(-1e-7, 1e-8, (3000, 5, 9))), tuple(f"channel number {k}" for k in range(9))
+        ),
+        "table": lambda: table_dataset(labels, rng.normal(-1e-7, 1e-8, (3000, 300))),
+    }[kind]()
+    probabilities = rng.dirichlet(np.ones(10), 3000)
+    found = summarise(dataset, np.arange(3000), probabilities)
+    assert len(json.dumps(found.to_json())) < 200_000
+    assert 200 <= len(found.top_probabilities) <= MAX_VALUES
+    assert found == summarise(dataset, np.arange(3000), probabilities)

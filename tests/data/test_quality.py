@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.profile import summarise
 from assay.data.quality import check_quality, column_codes, voted_accuracy
 from assay.data.shards import inspect_shards
 from assay.data.splits import SplitIndices
 from assay.errors import DataError
 from assay.records.night import DataProfile, Finding, QualityLimits
+from tests.data.kinds import series_dataset, table_dataset, text_dataset
 from tests.data.made import make_dataset, pictures
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -27,23 +28,23 @@ def _no_shards_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def thirds(dataset: ImageDataset) -> SplitIndices:
+def thirds(dataset: Dataset) -> SplitIndices:
     rows = np.arange(len(dataset.labels))
     return SplitIndices(rows[rows % 3 == 0], rows[rows % 3 == 1], rows[rows % 3 == 2])
 
 
-def profile(dataset: ImageDataset, **changes: object) -> DataProfile:
+def profile(dataset: Dataset, **changes: object) -> DataProfile:
     return dataclasses.replace(summarise(dataset, np.arange(len(dataset.labels))), **changes)
 
 
 def check(
-    dataset: ImageDataset, old: DataProfile | None = None, limits: QualityLimits | None = None, **changes: object
+    dataset: Dataset, old: DataProfile | None = None, limits: QualityLimits | None = None, **changes: object
 ) -> dict[str, Finding]:
     found = check_quality(old, profile(dataset, **changes), dataset, thirds(dataset), limits or QualityLimits())
     return {finding.name: finding for finding in found}
 
 
-def with_columns(dataset: ImageDataset, **columns: Sequence[object] | pa.Array) -> ImageDataset:
+def with_columns(dataset: Dataset, **columns: Sequence[object] | pa.Array) -> Dataset:
     """The same data set with shards that have more columns, in two files."""
     image = pa.array([{"bytes": b"12", "path": None}] * len(dataset.labels), IMAGE)
     table = pa.table({"image": image, "label": dataset.labels, **columns})
@@ -77,7 +78,7 @@ def test_new_and_vanished_classes_stop_or_warn_as_set() -> None:
 
 def test_another_shape_and_far_fewer_examples_stop() -> None:
     dataset = make_dataset(LABELS)
-    found = check(dataset, profile(dataset, image_shape=(8, 8, 3), num_examples=601))
+    found = check(dataset, profile(dataset, shape=(8, 8, 3), num_examples=601))
     assert found.keys() == {"image shape", "fewer examples"} and all(finding.stops for finding in found.values())
     assert "were 8 x 8 x 3 and are 4 x 4 x 1 now" in found["image shape"].reason
     assert check(dataset, profile(dataset, num_examples=600)) == {}
@@ -218,3 +219,40 @@ def test_what_stops_comes_first_and_survives_json() -> None:
     assert levels == sorted(levels) and {"stops", "warns"} == set(levels)
     assert [Finding.from_json(finding.to_json()) for finding in found] == found
     assert QualityLimits.from_json(QualityLimits().to_json()) == QualityLimits()
+
+
+def test_other_channels_columns_or_kinds_stop_and_longer_examples_do_not() -> None:
+    labels = np.arange(60) % 3
+    texts, series, table = text_dataset(labels), series_dataset(labels), table_dataset(labels)
+    assert check(texts, profile(texts, shape=(5,))) == {}
+    assert check(series, profile(series, shape=(5, 2))) == {}
+    other = check(series, profile(series, shape=(5, 3), columns=("left", "right", "top")))
+    assert other.keys() == {"channels"} and other["channels"].stops and "gone: 'top'" in other["channels"].reason
+    columns = check(table, profile(table, columns=("age", "dose", "weight", "height of stem", "noise")))
+    assert "new: 'ash'; gone: 'weight'" in columns["columns"].reason
+    turned = check(table, profile(table, columns=table.ref.columns[::-1]))
+    assert "the same ones in another order" in turned["columns"].reason
+    kind = check(table, profile(texts))
+    assert kind["kind of data"].stops and "was of kind text and is of kind table now" in kind["kind of data"].reason
+
+
+def test_what_is_blank_or_repeated_is_said_in_words_of_its_kind() -> None:
+    labels = np.arange(60) % 2
+    texts = text_dataset(labels, [" " * (row + 1) if row < 6 else f"text {row % 59}" for row in range(60)])
+    found = check(texts)
+    assert "10.0% of the texts hold nothing but white space" in found["blank"].reason
+    copied = text_dataset(labels, [f"text {row // 2}" for row in range(60)])
+    assert "too, letter for letter" in check(copied)["test in val"].reason
+
+
+def test_a_column_of_a_table_that_is_the_label_is_named() -> None:
+    labels = np.arange(300) % 3
+    values = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    values[:, 1] = labels * 7
+    Path("shards").mkdir()
+    table = pa.table({"size": values[:, 0], "code": values[:, 1], "label": labels})
+    pq.write_table(table, "shards/a.parquet")
+    dataset = table_dataset(labels, values, ("size", "code"))
+    dataset = dataclasses.replace(dataset, ref=dataclasses.replace(dataset.ref, path="shards"))
+    found = check(dataset)
+    assert found.keys() == {"label copy: code"} and "leave it out of the import" in found["label copy: code"].reason

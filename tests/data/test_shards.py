@@ -31,8 +31,8 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, rng: np.random.Generat
     batches = list(read_batches(info))
     assert [path.name for path in files] == ["examples-00000-of-00001.parquet"]
     assert (info.num_examples, info.class_names, info.has_split, info.has_group) == (2345, NAMES, True, False)
-    assert max(len(batch.images) for batch in batches) <= 500
-    assert [data for batch in batches for data in batch.images] == [example.image_bytes for example in examples]
+    assert max(len(batch.contents) for batch in batches) <= 500
+    assert [data for batch in batches for data in batch.contents] == [example.content for example in examples]
     assert [label for batch in batches for label in batch.labels] == [example.label for example in examples]
     assert {split for batch in batches for split in batch.splits} == {"val"}
     assert batches[1].names[0] == "examples-00000-of-00001.parquet, row 500 (500.png)"
@@ -55,7 +55,7 @@ def test_shards_close_before_they_are_too_large(
     assert [path.name for path in files] == [f"examples-{n:05d}-of-00010.parquet" for n in range(10)]
     assert max(path.stat().st_size for path in files) < 107_000
     batches = read_batches(inspect_shards(tmp_path))
-    assert [data for batch in batches for data in batch.images] == [example.image_bytes for example in examples]
+    assert [data for batch in batches for data in batch.contents] == [example.content for example in examples]
 
 
 def test_row_groups_are_bounded(tmp_path: Path, rng: np.random.Generator) -> None:

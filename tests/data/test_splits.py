@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.splits import SplitIndices, find_units, load_split, make_splits, resample_val, split_digest
 from assay.errors import DataError, ParamsError
 from assay.params import SplitParams
@@ -18,7 +18,7 @@ quick = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCh
 
 
 @st.composite
-def datasets(draw: st.DrawFn) -> ImageDataset:
+def datasets(draw: st.DrawFn) -> Dataset:
     """Small data sets with copies, groups and given splits, or without."""
     count = draw(st.integers(12, 80))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -31,7 +31,7 @@ def datasets(draw: st.DrawFn) -> ImageDataset:
     return make_dataset(labels, None, given_split, groups, np.where(copies_of < 0, rows, copies_of))
 
 
-def split_or_assume(dataset: ImageDataset, params: SplitParams, folder: Path) -> tuple[Splits, SplitIndices]:
+def split_or_assume(dataset: Dataset, params: SplitParams, folder: Path) -> tuple[Splits, SplitIndices]:
     try:
         splits = make_splits(dataset, params, folder)
     except DataError as error:
@@ -42,7 +42,7 @@ def split_or_assume(dataset: ImageDataset, params: SplitParams, folder: Path) ->
 
 @quick
 @given(datasets(), st.integers(0, 5))
-def test_nothing_is_in_two_splits_and_nothing_is_lost(tmp_path: Path, dataset: ImageDataset, seed: int) -> None:
+def test_nothing_is_in_two_splits_and_nothing_is_lost(tmp_path: Path, dataset: Dataset, seed: int) -> None:
     splits, indices = split_or_assume(dataset, SplitParams(seed=seed), tmp_path)
     rows = np.concatenate([indices.train, indices.val, indices.test])
     assert len(np.unique(rows)) == len(rows) == len(dataset.labels) - splits.num_dropped
@@ -54,7 +54,7 @@ def test_nothing_is_in_two_splits_and_nothing_is_lost(tmp_path: Path, dataset: I
 
 @quick
 @given(datasets())
-def test_no_copy_and_no_group_crosses_a_split(tmp_path: Path, dataset: ImageDataset) -> None:
+def test_no_copy_and_no_group_crosses_a_split(tmp_path: Path, dataset: Dataset) -> None:
     _, indices = split_or_assume(dataset, PARAMS, tmp_path)
     parts = list(vars(indices).values())
     for place, part in enumerate(parts):
@@ -67,7 +67,7 @@ def test_no_copy_and_no_group_crosses_a_split(tmp_path: Path, dataset: ImageData
 
 @quick
 @given(datasets())
-def test_a_given_test_split_is_kept_whole(tmp_path: Path, dataset: ImageDataset) -> None:
+def test_a_given_test_split_is_kept_whole(tmp_path: Path, dataset: Dataset) -> None:
     _, indices = split_or_assume(dataset, PARAMS, tmp_path)
     if (dataset.given_split == 2).any():
         assert np.array_equal(indices.test, np.flatnonzero(dataset.given_split == 2))
@@ -172,7 +172,7 @@ def test_the_digest_tells_the_splits_apart() -> None:
 
 @quick
 @given(datasets(), st.integers(0, 3))
-def test_train_and_val_drawn_anew_leave_test_alone(tmp_path: Path, dataset: ImageDataset, seed: int) -> None:
+def test_train_and_val_drawn_anew_leave_test_alone(tmp_path: Path, dataset: Dataset, seed: int) -> None:
     splits, before = split_or_assume(dataset, PARAMS, tmp_path)
     assume(len(before.val))
     try:

@@ -3,6 +3,7 @@ import pytest
 
 from assay.data.validation import validate
 from assay.errors import DataError
+from tests.data.kinds import series_dataset, table_dataset, text_dataset
 from tests.data.made import make_dataset
 
 
@@ -57,3 +58,15 @@ def test_a_label_out_of_range_is_named(label: int) -> None:
     labels[4] = label
     with pytest.raises(DataError, match=f"Example 4 has label {label}, and there are 2 classes"):
         validate(type(dataset)(**(vars(dataset) | {"labels": np.asarray(labels)})))
+
+
+def test_copies_are_said_in_words_of_their_kind() -> None:
+    labels = [0, 0, 0, 1, 1, 1, 1]
+    row = np.arange(12.0).reshape(6, 2)
+    for dataset, words in (
+        (make_dataset(labels, copies_of=[0, 0, 2, 3, 4, 5, 6]), "pixel for pixel"),
+        (text_dataset(labels, ["same", "same", *"abcde"]), "letter for letter"),
+        (series_dataset(labels, [row, row, *(row + k for k in range(1, 6))]), "value for value"),
+        (table_dataset(labels, np.array([0, 0, 1, 2, 3, 4, 5])[:, None]), "value for value"),
+    ):
+        assert validate(dataset).warnings == (f"1 examples repeat an earlier one {words}; copies share a split.",)

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.splits import make_splits
 from assay.models.build import build_model
 from assay.models.files import save_model
-from assay.models.spec import ModelSpec
+from assay.models.spec import DropoutProbs, ModelSpec
 from assay.params import CnnParams, SplitParams
 from assay.records import DataRef, EpochRecord, Splits, TrainResult
 
-MakeDataset = Callable[..., ImageDataset]
-Case = tuple[ImageDataset, Splits, TrainResult]
+MakeDataset = Callable[..., Dataset]
+Case = tuple[Dataset, Splits, TrainResult]
 
 
 @pytest.fixture(autouse=True)
@@ -31,15 +31,15 @@ def make_dataset() -> MakeDataset:
         class_names: tuple[str, ...] = ("cat", "dog", "horse"),
         shape: tuple[int, int, int] = (8, 8, 1),
         noise: float = 60.0,
-    ) -> ImageDataset:
+    ) -> Dataset:
         rng = np.random.default_rng(3)
         labels = np.arange(num_examples) % len(class_names)
         patterns = rng.uniform(50, 200, (len(class_names), *shape))
         images = patterns[labels] + rng.normal(0, noise, (num_examples, *shape))
         ref = DataRef("data", "0" * 32 + ".dir", "made", num_examples, class_names, shape)
-        return ImageDataset(
+        return Dataset(
             ref=ref,
-            images=np.clip(images, 0, 255).astype(np.uint8),
+            inputs=np.clip(images, 0, 255).astype(np.uint8),
             labels=labels,
             given_split=np.full(num_examples, -1, np.int8),
             groups=np.full(num_examples, -1),
@@ -58,9 +58,9 @@ def make_case(make_dataset: MakeDataset, tmp_path: Path) -> Callable[..., Case]:
         channels = dataset.ref.image_shape[2]
         spec = ModelSpec(
             CnnParams(channels=(4,), hidden_units=8),
-            dataset.ref.image_shape,
+            dataset.ref.shape,
             dataset.ref.class_names,
-            0.0,
+            DropoutProbs(),
             (120.0,) * channels,
             (60.0,) * channels,
         )

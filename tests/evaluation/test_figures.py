@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import matplotlib
@@ -5,15 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from assay.data.drawing import display_name
 from assay.evaluation.figures import (
-    display_name,
     draw_figures,
-    mistakes_figure,
     reliability_figure,
     worst_mistakes,
 )
 from assay.evaluation.metrics import score_classes
 from assay.records import EpochRecord
+from tests.data.kinds import series_dataset, table_dataset, text_dataset
+from tests.data.made import make_dataset
 
 NAMES = (
     "confusion_matrix",
@@ -27,13 +29,15 @@ NAMES = (
 
 def draw(labels, probabilities, class_names, shape=(8, 8, 1), num_epochs=3):
     history = [EpochRecord(e, e, 1 / e, 0.5, 1 / e, 0.5, 0.1, 1.0, 0) for e in range(1, num_epochs + 1)]
-    rng = np.random.default_rng(0)
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), *shape)).astype(np.uint8)
+    dataset = make_dataset(np.arange(len(labels)) % len(class_names), images)
+    dataset = dataclasses.replace(dataset, ref=dataclasses.replace(dataset.ref, class_names=tuple(class_names)))
     confusion = score_classes(labels, probabilities, [str(k) for k in range(len(class_names))])[1]
     return draw_figures(
         labels,
         probabilities,
-        lambda positions: rng.integers(0, 256, (len(positions), *shape)).astype(np.uint8),
-        class_names,
+        dataset,
+        np.arange(len(labels)),
         history,
         1,
         confusion,
@@ -66,11 +70,16 @@ def test_names_that_matplotlib_trips_over_are_drawn(simulate):
     draw(labels, probabilities, ["$x^$", "_hidden", "日本語", r"\frac{"])
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_mistakes_of_any_number_of_channels_are_drawn(simulate, channels):
-    labels, probabilities = simulate(40)
-    images = np.full((40, 6, 9, channels), 100, np.uint8)
-    assert len(mistakes_figure(images[:7], labels[:7], probabilities[:7], "abcd").axes[0].images) == 7
+@pytest.mark.parametrize("make", [text_dataset, series_dataset, table_dataset])
+def test_every_kind_of_data_is_drawn_from_its_test_rows(simulate, make):
+    labels, probabilities = simulate(60, 2)
+    dataset = make(np.r_[1 - labels, labels], class_names=("cat", "dog"))
+    rows = np.arange(60, 120)
+    confusion = score_classes(labels, probabilities, ["cat", "dog"])[1]
+    pictures = draw_figures(labels, probabilities, dataset, rows, [], 1, confusion, 15)
+    others = draw_figures(labels, probabilities, dataset, rows - 60, [], 1, confusion, 15)
+    assert tuple(pictures) == NAMES
+    assert pictures["worst_mistakes"] != others["worst_mistakes"] and pictures["reliability"] == others["reliability"]
 
 
 def test_a_perfect_predictor_and_one_class_are_drawn():

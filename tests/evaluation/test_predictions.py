@@ -13,6 +13,7 @@ from assay.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
+from tests.training.tiny import spec_of
 
 CPU = Compute("cpu", "fp32", 1)
 
@@ -39,7 +40,7 @@ class Broken(MeanPixel):
 def test_probabilities_are_the_softmax_of_the_chosen_rows(make_dataset):
     dataset = make_dataset(num_examples=600, shape=(8, 6, 3))
     rows = np.arange(599, 0, -2)
-    found = predict_probabilities(MeanPixel(3), dataset, rows, CPU)
+    found = predict_probabilities(MeanPixel(3), spec_of(dataset), dataset, rows, CPU)
     logits = dataset.images[rows].mean(axis=(1, 2, 3))[:, None] / 100 * np.arange(3.0)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert found.dtype == np.float64
@@ -50,8 +51,8 @@ def test_probabilities_are_the_softmax_of_the_chosen_rows(make_dataset):
 def test_model_is_put_into_eval_mode(make_dataset):
     model = nn.Sequential(MeanPixel(), nn.Dropout(0.9)).train()
     dataset, rows = make_dataset(), np.arange(50)
-    first = predict_probabilities(model, dataset, rows, CPU)
-    assert first.tobytes() == predict_probabilities(MeanPixel(), dataset, rows, CPU).tobytes()
+    first = predict_probabilities(model, spec_of(dataset), dataset, rows, CPU)
+    assert first.tobytes() == predict_probabilities(MeanPixel(), spec_of(dataset), dataset, rows, CPU).tobytes()
 
 
 def test_bf16_is_close_to_fp32(make_case):
@@ -62,8 +63,8 @@ def test_bf16_is_close_to_fp32(make_case):
     dataset, _, trained = make_case()
     model, _ = load_model(Path(trained.model_dir))
     rows = np.arange(100)
-    exact = predict_probabilities(model, dataset, rows, CPU)
-    rounded = predict_probabilities(model, dataset, rows, Compute("cpu", "bf16", 1))
+    exact = predict_probabilities(model, spec_of(dataset), dataset, rows, CPU)
+    rounded = predict_probabilities(model, spec_of(dataset), dataset, rows, Compute("cpu", "bf16", 1))
     assert not np.array_equal(exact, rounded)
     np.testing.assert_allclose(rounded, exact, atol=0.02)
 
@@ -72,14 +73,14 @@ def test_a_logit_that_is_no_number_names_the_row(make_dataset):
     dataset = make_dataset(noise=0.0)
     images = dataset.images.copy()
     images[70] = 255
-    object.__setattr__(dataset, "images", images)
+    object.__setattr__(dataset, "inputs", images)
     with pytest.raises(NonFiniteError, match="example 70"):
-        predict_probabilities(Broken(), dataset, np.array([3, 70, 9]), CPU)
+        predict_probabilities(Broken(), spec_of(dataset), dataset, np.array([3, 70, 9]), CPU)
 
 
 def test_file_gives_back_what_was_written_and_the_same_bytes(make_dataset, tmp_path):
     dataset = make_dataset(class_names=("<b>", "日本", 'a"b'))
-    predictions = predict(MeanPixel(), dataset, np.array([5, 2, 9]), CPU)
+    predictions = predict(MeanPixel(), spec_of(dataset), dataset, np.array([5, 2, 9]), CPU)
     write_predictions(predictions, tmp_path / "a.parquet")
     write_predictions(predictions, tmp_path / "b.parquet")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
@@ -101,7 +102,8 @@ def test_prediction_is_the_first_class_on_a_tie():
 
 
 def test_files_that_cannot_be_written_or_read_are_named(make_dataset, tmp_path):
-    predictions = predict(MeanPixel(), make_dataset(), np.arange(3), CPU)
+    dataset = make_dataset()
+    predictions = predict(MeanPixel(), spec_of(dataset), dataset, np.arange(3), CPU)
     with pytest.raises(StorageError, match=r"nowhere/p\.parquet"):
         write_predictions(predictions, tmp_path / "nowhere/p.parquet")
     (tmp_path / "text.parquet").write_text("hello")

@@ -29,10 +29,10 @@ def make_evaluation(names):
     )
 
 
-def render(names=("cat", "dog"), source="made", lineage=None, notes=()):
+def render(names=("cat", "dog"), source="made", lineage=None, notes=(), kind="image", shape=(8, 8, 1)):
     epoch = EpochRecord(1, 9, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 0)
     context = ReportContext(
-        data=DataRef("data", "a1b2.dir", source, 10, tuple(names), (8, 8, 1)),
+        data=DataRef("data", "a1b2.dir", source, 10, tuple(names), shape, kind),
         splits=Splits("s", "d", "a1b2.dir", 3, 2, 5),
         trained=TrainResult("m", "w", (epoch,), 1, True, 0, 9, 421642, 100.0, 1.0, "cpu", "bf16", 2),
         model={"model.kind": "cnn"},
@@ -43,7 +43,7 @@ def render(names=("cat", "dog"), source="made", lineage=None, notes=()):
         device=Compute("cpu", "fp32", 1),
         lineage=lineage or {},
     )
-    return render_report(make_evaluation(names), context, {"reliability": b"\x89PNG"})
+    return render_report(make_evaluation(names), context, {"worst_mistakes": b"\x89PNG"})
 
 
 class Tags(HTMLParser):
@@ -106,3 +106,17 @@ def test_hostile_text_is_escaped(place):
 
 def test_names_of_any_script_are_kept():
     assert "日本語" in render(names=("日本語", "Größe"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "texts"),
+    [
+        ("image", (8, 6, 1), ("8 x 6 pixels, 1 channel<", "the answer and its probability.<")),
+        ("text", (1234,), ("at most 1,234 bytes of UTF-8", "the beginning of the text")),
+        ("series", (60, 2), ("at most 60 steps, 2 channels", "One line for each of the first channels")),
+        ("table", (1,), ("1 column<", "standard deviations (z)")),
+    ],
+)
+def test_an_example_is_said_in_words_of_its_kind(kind, shape, texts):
+    page = render(kind=kind, shape=shape)
+    assert all(text in page for text in texts)

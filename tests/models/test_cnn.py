@@ -7,16 +7,17 @@ import torch.nn.functional as F
 
 from assay.errors import DataError
 from assay.models.build import build_model
-from assay.models.spec import ModelSpec
-from assay.params import CnnParams
+from assay.models.cnn import Cnn, ResidualBlock
+from assay.models.spec import DropoutProbs, ModelSpec
+from assay.params import CnnParams, MlpParams
 
 SPEC = ModelSpec(
     model=CnnParams(channels=(4, 8), hidden_units=16),
-    image_shape=(9, 14, 3),
+    shape=(9, 14, 3),
     class_names=("a", "b", "c"),
-    dropout_prob=0.5,
-    pixel_mean=(100.0, 120.0, 140.0),
-    pixel_std=(50.0, 60.0, 0.0),
+    dropout=DropoutProbs(hidden=0.5),
+    mean=(100.0, 120.0, 140.0),
+    std=(50.0, 60.0, 0.0),
 )
 IMAGES = torch.randint(0, 256, (6, 3, 9, 14), generator=torch.Generator().manual_seed(0)).float()
 
@@ -64,20 +65,20 @@ def test_bf16_gradients_point_where_fp32_ones_do() -> None:
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 8, 1), (4, 4, 2), (5, 40, 3)])
 def test_any_image_shape(shape: tuple[int, int, int]) -> None:
-    spec = dataclasses.replace(SPEC, image_shape=shape, pixel_mean=(0.0,) * shape[2], pixel_std=(1.0,) * shape[2])
+    spec = dataclasses.replace(SPEC, shape=shape, mean=(0.0,) * shape[2], std=(1.0,) * shape[2])
     height, width, channels = shape
     assert build_model(spec, 0)(torch.zeros(2, channels, height, width)).shape == (2, 3)
 
 
 def test_the_classic_sizes() -> None:
-    spec = dataclasses.replace(SPEC, model=CnnParams(), image_shape=(28, 28, 1), pixel_mean=(0.0,), pixel_std=(1.0,))
+    spec = dataclasses.replace(SPEC, model=CnnParams(), shape=(28, 28, 1), mean=(0.0,), std=(1.0,))
     sizes = {name: tuple(p.shape) for name, p in build_model(spec, 0).named_parameters()}
     assert sizes["convs.0.weight"] == (32, 1, 3, 3) and sizes["convs.1.weight"] == (64, 32, 3, 3)
     assert sizes["hidden.weight"] == (128, 64 * 7 * 7) and sizes["output.weight"] == (3, 128)
 
 
 def test_too_small_an_image_is_refused() -> None:
-    spec = dataclasses.replace(SPEC, image_shape=(3, 28, 3))
+    spec = dataclasses.replace(SPEC, shape=(3, 28, 3))
     with pytest.raises(DataError, match=r"3x28 pixels are too small for 2 poolings.*at most 1 entries"):
         build_model(spec, 0)
 
@@ -101,7 +102,7 @@ def test_initial_weights_are_the_seeds_and_torch_is_left_alone() -> None:
     first, again, other = (torch.cat([p.flatten() for p in build_model(SPEC, s).parameters()]) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
-    dropped = dataclasses.replace(SPEC, dropout_prob=0.0)
+    dropped = dataclasses.replace(SPEC, dropout=DropoutProbs())
     assert torch.equal(first, torch.cat([p.flatten() for p in build_model(dropped, 1).parameters()]))
 
 
@@ -111,6 +112,63 @@ def test_the_model_exports() -> None:
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (IMAGES,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     torch.testing.assert_close(program.module()(IMAGES[:3]), module(IMAGES[:3]))
+
+
+def residual(**changes) -> ModelSpec:
+    params = {"channels": (4, 8), "batch_norm": True, "residual_blocks": 2, "head": "average", **changes}
+    return dataclasses.replace(SPEC, model=CnnParams(**params))
+
+
+def test_a_block_adds_to_what_comes_in() -> None:
+    torch.manual_seed(0)
+    block, features = ResidualBlock(4), torch.rand(2, 4, 5, 6)
+    assert torch.equal(block(features), features)
+    torch.nn.init.ones_(block.norm2.weight)
+    inner = F.conv2d(features, block.conv1.weight, padding=1)
+    inner = F.conv2d(F.relu(F.batch_norm(inner, None, None, training=True)), block.conv2.weight, padding=1)
+    expected = F.relu(features + F.batch_norm(inner, None, None, training=True))
+    torch.testing.assert_close(block(features), expected)
+
+
+def test_blocks_stand_after_each_pool() -> None:
+    module, seen = build_model(residual(), 0), []
+    for block in [block for group in module.blocks for block in group]:
+        block.register_forward_hook(lambda layer, args, out: seen.append(tuple(out.shape)))
+    module(IMAGES)
+    assert seen == [(6, 4, 4, 7)] * 2 + [(6, 8, 2, 3)] * 2
+
+
+def test_the_average_head_averages_each_map() -> None:
+    module, seen = build_model(residual(), 0), {}
+    module.dropout.register_forward_hook(lambda layer, args, out: seen.update(pooled=args[0]))
+    module.blocks[1].register_forward_hook(lambda layer, args, out: seen.update(maps=out))
+    module(IMAGES)
+    torch.testing.assert_close(seen["pooled"], seen["maps"].mean((2, 3)))
+    assert module.output.weight.shape == (3, 8)
+    names = {name.split(".")[0] for name, _ in module.named_parameters()}
+    assert names == {"convs", "norms", "blocks", "output"}
+
+
+def test_without_blocks_the_parameters_are_those_of_old_in_their_order() -> None:
+    names = [name for name, _ in build_model(SPEC, 0).named_parameters()]
+    layers = ("convs.0", "convs.1", "hidden", "output")
+    assert names == [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+
+
+def test_input_dropout_drops_pixels() -> None:
+    module = build_model(dataclasses.replace(SPEC, dropout=DropoutProbs(input=0.5)), 0)
+    seen = {}
+    module.input_dropout.register_forward_hook(lambda layer, args, out: seen.update(before=args[0], after=out))
+    torch.manual_seed(0)
+    module(IMAGES)
+    kept = seen["after"] != 0
+    assert abs(kept.float().mean() - 0.5) < 5 * 0.5 / kept.numel() ** 0.5
+    torch.testing.assert_close(seen["after"][kept], seen["before"][kept] * 2)
+
+
+def test_other_params_are_refused() -> None:
+    with pytest.raises(TypeError, match="made of CnnParams, not of MlpParams"):
+        Cnn(dataclasses.replace(SPEC, model=MlpParams()))
 
 
 def test_spec_round_trip() -> None:

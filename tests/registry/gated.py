@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.splits import load_split, make_splits
 from assay.devices import resolve
 from assay.evaluation.baselines import majority_class
@@ -24,7 +24,7 @@ from assay.evaluation.metrics import score
 from assay.evaluation.predictions import predict, write_predictions
 from assay.models.build import build_model
 from assay.models.files import load_model, save_model, write_manifest
-from assay.models.spec import ModelSpec
+from assay.models.spec import DropoutProbs, ModelSpec
 from assay.params import CnnParams, Params
 from assay.records import Evaluation, ModelRef, RunRecord, Splits, TrainResult
 from assay.registry.contest import TestBench
@@ -77,34 +77,34 @@ def make_images(labels: np.ndarray, seed: int) -> np.ndarray:
     return cells.reshape(len(labels), side, side).repeat(2, axis=1).repeat(2, axis=2)[..., None]
 
 
-def make_pictures(count: int, seed: int = 0, md5: str = "0" * 32) -> ImageDataset:
+def make_pictures(count: int, seed: int = 0, md5: str = "0" * 32) -> Dataset:
     """Three classes in turn, all of one size."""
     labels = np.arange(count) % NUM_CLASSES
     dataset = make_dataset(labels, make_images(labels, seed))
     return dataclasses.replace(dataset, ref=dataclasses.replace(dataset.ref, md5=f"{md5}.dir"))
 
 
-def joined(first: ImageDataset, second: ImageDataset, md5: str) -> ImageDataset:
+def joined(first: Dataset, second: Dataset, md5: str) -> Dataset:
     """The examples of both, as other data."""
     both = {
         name: np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in ("images", "labels", "given_split", "groups", "content_hash")
+        for name in ("inputs", "labels", "given_split", "groups", "content_hash")
     }
     ref = dataclasses.replace(first.ref, md5=f"{md5}.dir", num_examples=len(both["labels"]))
     return dataclasses.replace(first, ref=ref, **both)
 
 
-def part(dataset: ImageDataset, rows: np.ndarray, md5: str) -> ImageDataset:
+def part(dataset: Dataset, rows: np.ndarray, md5: str) -> Dataset:
     """Some of the examples, as other data."""
     some = {
-        name: getattr(dataset, name)[rows] for name in ("images", "labels", "given_split", "groups", "content_hash")
+        name: getattr(dataset, name)[rows] for name in ("inputs", "labels", "given_split", "groups", "content_hash")
     }
     return dataclasses.replace(
         dataset, ref=dataclasses.replace(dataset.ref, md5=f"{md5}.dir", num_examples=len(rows)), **some
     )
 
 
-def make_bench(tracker: Tracker, dataset: ImageDataset, params: Params) -> TestBench:
+def make_bench(tracker: Tracker, dataset: Dataset, params: Params) -> TestBench:
     splits = make_splits(dataset, params.split, tracker.project.root / "splits")
     return TestBench(tracker, dataset, splits, params)
 
@@ -115,7 +115,7 @@ def make_model(folder: Path, names: tuple[str, ...], field: str) -> str:
     It is as sure as it is right, so that it is calibrated.
     """
     spec = ModelSpec(
-        CnnParams(channels=(1,), hidden_units=(SIZE // 2) ** 2), (SIZE, SIZE, 1), names, 0.0, (0.0,), (1.0,)
+        CnnParams(channels=(1,), hidden_units=(SIZE // 2) ** 2), (SIZE, SIZE, 1), names, DropoutProbs(), (0.0,), (1.0,)
     )
     model = build_model(spec, 0)
     right = max(0.4, 1.0 - ERRORS.get(field, 0.5))
@@ -168,9 +168,9 @@ def add_version(
 
 def evaluate(bench: TestBench, folder: Path) -> Evaluation:
     """What evaluation keeps, without its figures and its logistic regression."""
-    model, _ = load_model(folder / "model")
+    model, spec = load_model(folder / "model")
     rows, dataset = bench.rows, bench.dataset
-    predictions = predict(model, dataset, rows, resolve(bench.params.device))
+    predictions = predict(model, spec, dataset, rows, resolve(bench.params.device))
     write_predictions(predictions, folder / "predictions.parquet")
     (folder / "report.html").write_text("report")
     labels, answers = predictions.labels, predictions.probabilities

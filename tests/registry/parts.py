@@ -7,7 +7,7 @@ import torch
 
 from assay.models.build import build_model
 from assay.models.files import save_model
-from assay.models.spec import ModelSpec
+from assay.models.spec import DropoutProbs, ModelSpec
 from assay.params import CnnParams
 from assay.records import TrainResult
 from assay.tracking.runs import OpenRun, Tracker
@@ -15,11 +15,11 @@ from tests.tracking.parts import default_params, make_data, make_epoch, make_key
 
 SPEC = ModelSpec(
     model=CnnParams(channels=(4, 8), hidden_units=16),
-    image_shape=(8, 8, 1),
+    shape=(8, 8, 1),
     class_names=("0", "1", "2"),
-    dropout_prob=0.25,
-    pixel_mean=(30.0,),
-    pixel_std=(50.0,),
+    dropout=DropoutProbs(hidden=0.25),
+    mean=(30.0,),
+    std=(50.0,),
 )
 
 

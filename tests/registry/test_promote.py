@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.splits import load_split
 from assay.errors import AssayError, DataError, ModelFileError
 from assay.params import Params
@@ -116,7 +116,7 @@ def test_a_version_that_is_not_there_is_named_with_those_that_are(
     assert promotions.decisions(MODEL) == ()
 
 
-def renamed(dataset: ImageDataset, names: tuple[str, ...], md5: str) -> ImageDataset:
+def renamed(dataset: Dataset, names: tuple[str, ...], md5: str) -> Dataset:
     return dataclasses.replace(dataset, ref=dataclasses.replace(dataset.ref, class_names=names, md5=f"{md5}.dir"))
 
 

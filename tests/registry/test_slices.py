@@ -100,3 +100,15 @@ def test_the_kinds_asked_for():
         "group: x",
         "group: y",
     ]
+
+
+def test_lengths_are_cut_into_whole_numbers_and_only_where_there_are_any():
+    lengths = np.array([1200, 35, 80, 14_000, 36, 500, 90, 7])
+    labels = np.zeros(8, np.int64)
+    assert names(make_slices(("length", "brightness"), labels, ("cat",), lengths=lengths)) == [
+        "length: 7 to 35 (shortest quarter)",
+        "length: 36 to 80 (second quarter)",
+        "length: 90 to 500 (third quarter)",
+        "length: 1,200 to 14,000 (longest quarter)",
+    ]
+    assert make_slices(("length",), labels, ("cat",), images=np.zeros((8, 2, 2, 1), np.uint8)) == ()

@@ -51,7 +51,7 @@ def make_data(root: Path) -> DataRef:
         source="digits",
         num_examples=100,
         class_names=("0", "1", "2"),
-        image_shape=(8, 8, 1),
+        shape=(8, 8, 1),
     )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import threading
 import time
@@ -5,7 +6,8 @@ import time
 import pytest
 
 from assay.errors import NonFiniteError, ServiceError
-from assay.tracking.metrics import NUM_DENSE_STEPS, MetricStream, is_logged_step
+from assay.records import LayerHealth
+from assay.tracking.metrics import NUM_DENSE_EPOCHS, NUM_DENSE_STEPS, MetricStream, is_logged_step
 from assay.tracking.runs import OpenRun, Tracker
 from tests.tracking.parts import START_MS, make_epoch, make_steps
 
@@ -27,6 +29,39 @@ def test_nothing_is_lost_at_the_end(sqlite_tracker: Tracker, run: OpenRun) -> No
         stream.log_epoch(make_epoch(90))
     assert history(sqlite_tracker, run, "step/loss") == [(step, 1.0 / step) for step in range(1, 901)]
     assert history(sqlite_tracker, run, "val_loss") == [(900, 0.4 / 90)]
+
+
+def test_each_layer_is_logged_and_what_it_lacks_is_not(sqlite_tracker: Tracker, run: OpenRun) -> None:
+    layers = (
+        LayerHealth("convs.0", "Conv2d", 0.5, 2.0, -0.25, 1.5, 0.125, 0.0),
+        LayerHealth("positions", "Embedding", 0.75, 3.0),
+        LayerHealth("layers.0.a to layers.1.b", "", 0.25, 1.0),
+    )
+    with sqlite_tracker.metrics(run, flush_seconds=3600, system_metrics_seconds=0) as stream:
+        stream.log_epoch(dataclasses.replace(make_epoch(2), health=layers))
+    stored = sqlite_tracker.client.get_run(run.run_id).data.metrics
+    assert {name: value for name, value in stored.items() if name.startswith("health/")} == {
+        "health/convs.0/grad_norm": 0.5,
+        "health/convs.0/weight_norm": 2.0,
+        "health/convs.0/activation_mean": -0.25,
+        "health/convs.0/activation_std": 1.5,
+        "health/convs.0/dead_share": 0.125,
+        "health/positions/grad_norm": 0.75,
+        "health/positions/weight_norm": 3.0,
+        "health/layers.0.a to layers.1.b/grad_norm": 0.25,
+        "health/layers.0.a to layers.1.b/weight_norm": 1.0,
+    }
+    assert history(sqlite_tracker, run, "health/convs.0/grad_norm") == [(20, 0.5)]
+
+
+def test_layers_of_many_epochs_are_thinned(sqlite_tracker: Tracker, run: OpenRun) -> None:
+    layers = (LayerHealth("a", "Linear", 0.5, 2.0),)
+    with sqlite_tracker.metrics(run, flush_seconds=3600, system_metrics_seconds=0) as stream:
+        for number in (NUM_DENSE_EPOCHS, NUM_DENSE_EPOCHS + 1, NUM_DENSE_EPOCHS + 2):
+            stream.log_epoch(dataclasses.replace(make_epoch(number), health=layers))
+    steps = [step for step, _ in history(sqlite_tracker, run, "health/a/grad_norm")]
+    assert steps == [10 * NUM_DENSE_EPOCHS, 10 * (NUM_DENSE_EPOCHS + 2)]
+    assert len(history(sqlite_tracker, run, "val_loss")) == 3
 
 
 def test_buffered_metrics_are_written_when_training_fails(sqlite_tracker: Tracker, run: OpenRun) -> None:

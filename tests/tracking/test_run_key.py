@@ -55,7 +55,7 @@ def test_equal_inputs_give_equal_keys(project: Project) -> None:
         ({"overrides": {"train": {"dropout_prob": 0.5}}}, ("train.dropout_prob 0.25 -> 0.5",)),
         ({"overrides": {"train": {"seed": 3}}}, ("train.seed 0 -> 3",)),
         ({"overrides": {"split": {"seed": 4}}}, ("split.seed 0 -> 4",)),
-        ({"overrides": {"model": {"channels": [8, 16]}}}, ("model.channels [32, 64] -> [8, 16]",)),
+        ({"overrides": {"model": {"kind": "cnn", "channels": [8, 16]}}}, ("model.channels [32, 64] -> [8, 16]",)),
         ({"overrides": {"registry": {"model_name": "other"}}}, ("registry.model_name mnist5k-cnn -> other",)),
         (
             {"overrides": {"train": {"optimizer": {"kind": "sgd"}}}},
@@ -93,7 +93,7 @@ def test_what_changes_no_result_leaves_the_key(project: Project, overrides: dict
 
 def test_the_flow_and_what_it_imports_is_hashed(project: Project) -> None:
     hashed = key_of(project).details["source"]
-    assert {"assay/__init__.py", "assay/errors.py", "assay/params.py", "flows/pipeline.py"} <= set(hashed)
+    assert {"assay/__init__.py", "assay/errors.py", "assay/params/__init__.py", "flows/pipeline.py"} <= set(hashed)
     assert not any(name.startswith(("assay/cli/", "assay/models/")) for name in hashed)
 
 

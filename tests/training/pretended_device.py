@@ -23,7 +23,7 @@ from assay.training.losses import training_loss
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer
 from tests.models.test_cnn import SPEC
-from tests.training.tiny import tiny_dataset
+from tests.training.tiny import spec_of, tiny_dataset
 
 PARAMS = TrainParams(l1=0.1, l2=0.1, augmentation=CropFlipAugmentation(padding_pixels=2))
 
@@ -45,7 +45,7 @@ def step(module: torch.nn.Module, compute: Compute, positions: torch.Tensor) -> 
         group["fused"] = False
     with tempfile.TemporaryDirectory() as folder:
         dataset, _ = tiny_dataset(Path(folder), shape=(9, 14, 3))
-    pixels, labels = Batches(dataset, np.arange(20), device).take(positions)
+    pixels, labels = Batches(dataset, np.arange(20), device, spec_of(dataset)).take(positions)
     images = to_model_input(augment(pixels, PARAMS.augmentation, torch.Generator()))
     master.refresh()
     with _autocast(compute):

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from assay.training.batches import Batches, pixel_statistics, to_model_input
+from assay.training.batches import Batches, input_statistics, to_model_input
 from assay.training.session import batch_order, stream_seed
-from tests.training.tiny import tiny_dataset
+from tests.training.tiny import spec_of, tiny_dataset
 
 
 def test_take_gives_the_rows_asked_for(tmp_path: Path) -> None:
     dataset, _ = tiny_dataset(tmp_path)
     rows = np.array([5, 90, 17, 3])
-    pixels, labels = Batches(dataset, rows, torch.device("cpu")).take(torch.tensor([3, 1]))
+    pixels, labels = Batches(dataset, rows, torch.device("cpu"), spec_of(dataset)).take(torch.tensor([3, 1]))
     assert np.array_equal(pixels.numpy(), dataset.images[[3, 90]])
     assert labels.tolist() == dataset.labels[[3, 90]].tolist()
 
@@ -29,13 +29,13 @@ def test_model_input_keeps_values_and_is_channels_last() -> None:
 def test_statistics_are_those_of_the_train_split(tmp_path: Path) -> None:
     dataset, _ = tiny_dataset(tmp_path, num_examples=30, shape=(9, 4, 3))
     rows = np.arange(0, 30, 2)
-    mean, std = pixel_statistics(dataset, rows)
+    mean, std = input_statistics(dataset, rows)
     values = dataset.images[rows].reshape(-1, 3).astype(np.float64)
     assert mean == pytest.approx(values.mean(0).tolist())
     assert std == pytest.approx(values.std(0).tolist())
     other = dataset.images.copy()
     other[1::2] = 255
-    assert pixel_statistics(dataclasses.replace(dataset, images=other), rows) == (mean, std)
+    assert input_statistics(dataclasses.replace(dataset, inputs=other), rows) == (mean, std)
 
 
 def test_an_epoch_visits_every_example_once_in_an_order_of_its_own() -> None:

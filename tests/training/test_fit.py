@@ -24,7 +24,7 @@ from assay.params import (
     TrainParams,
 )
 from assay.records import EpochRecord, StepRecords
-from assay.training.batches import pixel_statistics
+from assay.training.batches import input_statistics
 from assay.training.fit import fit
 from tests.training.tiny import BF16, FP32, MODEL, TRAIN, tiny_dataset
 
@@ -62,7 +62,7 @@ def test_the_test_split_is_not_read(tmp_path: Path) -> None:
     blank = dataset.images.copy()
     blank[load_split(splits).test] = 0
     fit(dataset, splits, MODEL, TRAIN, FP32, tmp_path / "a")
-    fit(dataclasses.replace(dataset, images=blank), splits, MODEL, TRAIN, FP32, tmp_path / "b")
+    fit(dataclasses.replace(dataset, inputs=blank), splits, MODEL, TRAIN, FP32, tmp_path / "b")
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
@@ -124,7 +124,7 @@ def textbook_losses(dataset, splits, train, run_dir) -> list[float]:
             groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
             optimizer = torch.optim.AdamW(groups, rate, foreach=False)
     rows, losses = load_split(splits).train, []
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in pixel_statistics(dataset, rows))
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in input_statistics(dataset, rows))
     for epoch in range(train.num_epochs):
         for batch in batch_order(len(rows), train.seed, epoch).split(train.batch_size):
             images = torch.from_numpy(dataset.images[rows[batch.numpy()]]).permute(0, 3, 1, 2).contiguous()

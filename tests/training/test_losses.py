@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from assay.params import AdamWParams, TrainParams
-from assay.training.losses import training_loss
+from assay.training.losses import balanced_class_weights, training_loss
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer, weights_of
 
@@ -69,3 +69,31 @@ def test_weight_decay_shrinks_weights_only() -> None:
     for name, parameter in module.named_parameters():
         factor = 1 - 0.1 * 0.5 if parameter.ndim > 1 else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
+
+
+def test_balanced_weights_are_scikit_learns_and_give_every_class_the_same_say() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = torch.tensor([0] * 6 + [1] * 3 + [3])
+    weights = balanced_class_weights(labels, 4)
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels.numpy()) * 3 / 4
+    assert weights[[0, 1, 3]].tolist() == pytest.approx(expected.tolist())
+    assert weights[2] == 0
+    totals = [float(weights[label] * (labels == label).sum()) for label in (0, 1, 3)]
+    assert totals == pytest.approx([totals[0]] * 3)
+
+
+def test_class_weights_weigh_the_terms_of_the_mean() -> None:
+    weights = torch.tensor([0.5, 2.0, 3.0])
+    plain = -torch.log_softmax(LOGITS, dim=1)[[0, 1], LABELS]
+    expected = (plain * weights[LABELS]).sum() / weights[LABELS].sum()
+    assert training_loss(LOGITS, LABELS, [], TrainParams(), weights).item() == pytest.approx(expected.item())
+
+
+def test_the_loss_of_mixed_examples_is_the_mixture_of_both_losses() -> None:
+    other = LABELS.flip(0)
+    own, others = (training_loss(LOGITS, labels, [], TrainParams()).item() for labels in (LABELS, other))
+    mixed = training_loss(LOGITS, LABELS, [], TrainParams(), mixed=(other, 0.3)).item()
+    assert mixed == pytest.approx(0.3 * own + 0.7 * others)
+    penalised = training_loss(LOGITS, LABELS, [torch.ones(5)], TrainParams(l1=1.0), mixed=(other, 0.3)).item()
+    assert penalised == pytest.approx(mixed + 5.0)

@@ -81,3 +81,10 @@ def test_step_equals_torch() -> None:
 def test_short_runs_have_a_rate(schedule, num_steps: int) -> None:
     for step in range(num_steps):
         assert 0 <= learning_rate(schedule, PEAK, step, num_steps=num_steps, steps_per_epoch=1) <= PEAK
+
+
+def test_warm_up_rises_in_equal_steps_to_the_schedule_without_it() -> None:
+    assert ours(ConstantSchedule(warmup_fraction=0.1)) == pytest.approx([PEAK * t / 4 for t in (1, 2, 3)] + [PEAK] * 37)
+    plain, warm = (ours(StepSchedule(every_epochs=1, factor=0.5, warmup_fraction=f)) for f in (0.0, 0.2))
+    assert warm[8:] == plain[8:]
+    assert warm[:8] == pytest.approx([rate * (step + 1) / 8 for step, rate in enumerate(plain[:8])])

@@ -17,7 +17,7 @@ from assay.ablation.engine import Engine, Setup, Submit, seconds_per_epoch
 from assay.ablation.power import detectable, seeds_to_detect
 from assay.ablation.report import write_report
 from assay.ablation.request import Request, num_workers
-from assay.data.loading import ImageDataset, load_dataset
+from assay.data.loading import Dataset, load_dataset
 from assay.data.splits import make_splits, resample_val
 from assay.data.validation import validate
 from assay.errors import ParamsError
@@ -52,7 +52,7 @@ class Ablation:
         workers: Trials at a time.
     """
 
-    def __init__(self, wanted: Request, dataset: ImageDataset, splits: Splits, workers: int) -> None:
+    def __init__(self, wanted: Request, dataset: Dataset, splits: Splits, workers: int) -> None:
         self.wanted = wanted
         self._dataset = dataset
         self._splits = splits
@@ -76,6 +76,7 @@ class Ablation:
             trials_dir=wanted.project.home / "trials",
             cache_dir=wanted.project.cache_dir,
             num_threads=wanted.compute.num_threads,
+            starts=wanted.starts(design),
         )
         self._known = wanted.runs.find_trials(keys.values())
         self._analysis = Analysis(design, wanted.params.ablation, self._splits.num_train)

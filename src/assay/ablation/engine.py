@@ -19,7 +19,7 @@ from assay.ablation.halving import go_on, look_epochs
 from assay.ablation.trial_job import TrialJob
 from assay.params import AblationParams
 from assay.progress import announce
-from assay.records import BASELINE, DataRef, Splits, Trial, Variant
+from assay.records import BASELINE, DataRef, Splits, StartRef, Trial, Variant
 
 CHUNK_SECONDS = 2.0
 """Trials that are shorter are handed over several at a time."""
@@ -56,6 +56,7 @@ class Setup:
         trials_dir: Folder in which each trial has a folder of its own.
         cache_dir: Folder of decoded data.
         num_threads: Threads of a trial.
+        starts: Variant name -> the files that its trials start from; only those that start from any.
     """
 
     design: Design
@@ -66,6 +67,7 @@ class Setup:
     trials_dir: Path
     cache_dir: Path
     num_threads: int
+    starts: Mapping[str, StartRef] = field(default_factory=dict)
 
     @cached_property
     def looks(self) -> Mapping[str, tuple[int, ...]]:
@@ -109,6 +111,7 @@ class Setup:
             cache_dir=str(self.cache_dir),
             run_dir=str(self.trials_dir / key[:16]),
             looks=tuple(looks),
+            start=self.starts.get(variant.name),
         )
 
 

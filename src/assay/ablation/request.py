@@ -1,21 +1,23 @@
 """An ablation that somebody wants: its design, what it depends on, and whether it has been done."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from assay.ablation.design import Design, make_design
-from assay.data.versioning import materialize
+from assay.data.run_data import data_of_run
 from assay.devices import Compute, default_threads, resolve
 from assay.errors import ParamsError
-from assay.params import AblationParams, RunParams, flatten
+from assay.params import AblationParams, RunParams, StartParams, flatten
 from assay.project import Project
 from assay.records import (
     AblationPlan,
     AblationRecord,
     DataRef,
     RunKey,
+    StartRef,
 )
 from assay.tracking.ablations import AblationRuns
 from assay.tracking.run_key import (
@@ -26,6 +28,7 @@ from assay.tracking.run_key import (
     package_versions,
     source_hashes,
 )
+from assay.tracking.starts import find_start
 
 TRIAL_MODULE = "assay.ablation.trial"
 """What a trial's result depends on is this module and all that it imports."""
@@ -72,17 +75,24 @@ class Request:
         """Folder of this ablation alone."""
         return self.project.home / "ablations" / self.key.digest[:16]
 
+    def starts(self, design: Design) -> dict[str, StartRef]:
+        """Return what the trials of each variant start from; only variants that start from files."""
+        return _starts(self.project, design)
+
     def trial_keys(self, design: Design) -> dict[tuple[str, int], str]:
         """Return the digest of each trial's run key, by variant and seed."""
-        keys = {}
+        keys, starts = {}, self.starts(design)
         for variant in design.variants:
+            start = starts.get(variant.name)
             for seed in design.seeds:
                 params = design.params_of(variant, seed)
                 values = _values(params, TRIAL_SECTIONS)
                 if self.params.ablation.resample_splits:
                     values["ablation.resample_splits"] = True
                 compute = replace(self.compute, precision=resolve(params.device).precision)
-                key = assemble_key(values, self.data.md5, compute, self.source, self.packages)
+                key = assemble_key(
+                    values, self.data.md5, compute, self.source, self.packages, start.digest if start else ""
+                )
                 keys[(variant.name, seed)] = key.digest
         return keys
 
@@ -96,7 +106,7 @@ def request(project: Project, params: RunParams) -> Request:
         DeviceError: The device or precision is not there.
     """
     design = make_design(params)
-    data = materialize(project)
+    data = data_of_run(project, params.data)
     compute = trial_compute(params)
     packages = package_versions(constraints_file(project))
     values = _values(design.baseline, TRIAL_SECTIONS) | {
@@ -105,9 +115,30 @@ def request(project: Project, params: RunParams) -> Request:
         if name.partition(".")[0] not in _UNKEYED
     }
     flow_file = project.flow_file.with_name("ablate.py")
+    starts = {start.digest for start in _starts(project, design).values()}
+    if starts:
+        values["train.start.digest"] = hashlib.sha256(" ".join(sorted(starts)).encode()).hexdigest()
     key = assemble_key(values, data.md5, compute, source_hashes(flow_file, project.cache_dir), packages)
     source = module_hashes([TRIAL_MODULE], project.cache_dir)
     return Request(project, params, design, data, compute, source, packages, key)
+
+
+def _starts(project: Project, design: Design) -> dict[str, StartRef]:
+    """Find what each variant starts from; files that several start from are hashed once.
+
+    Raises:
+        ModelFileError: What a variant is to start from is not there.
+    """
+    found: dict[StartParams, StartRef | None] = {}
+    starts = {}
+    for variant in design.variants:
+        params = design.params_of(variant, design.seeds[0])
+        if params.train.start not in found:
+            found[params.train.start] = find_start(project, params.train.start, params.registry)
+        start = found[params.train.start]
+        if start is not None:
+            starts[variant.name] = start
+    return starts
 
 
 def trial_compute(params: RunParams) -> Compute:

@@ -19,7 +19,7 @@ from torch import nn
 from assay.ablation.contributions import METRICS, contributions
 from assay.ablation.outcomes import Outcomes, read_outcomes, write_outcomes
 from assay.ablation.trial_job import TrialJob
-from assay.data.loading import ImageDataset, load_dataset
+from assay.data.loading import Dataset, load_dataset
 from assay.data.splits import load_split
 from assay.devices import resolve
 from assay.errors import DataError, NonFiniteError
@@ -27,6 +27,7 @@ from assay.evaluation.log_loss import true_class_loss
 from assay.evaluation.predictions import predict_probabilities
 from assay.files import replace_file
 from assay.models.files import load_model
+from assay.models.spec import ModelSpec
 from assay.params import RunParams
 from assay.project import only_one
 from assay.records import DataRef, EpochRecord, Trial
@@ -73,7 +74,7 @@ def _run_alone(job: TrialJob, folder: Path) -> Trial:
     return trial
 
 
-def _train(job: TrialJob, params: RunParams, dataset: ImageDataset, folder: Path, epoch: int) -> Trial:
+def _train(job: TrialJob, params: RunParams, dataset: Dataset, folder: Path, epoch: int) -> Trial:
     trained = fit(
         dataset,
         job.splits,
@@ -81,14 +82,15 @@ def _train(job: TrialJob, params: RunParams, dataset: ImageDataset, folder: Path
         params.train,
         params.device,
         folder,
+        start=job.start,
         until_epoch=epoch,
         every_epoch_saved=False,
     )
-    module, _ = load_model(Path(trained.model_dir))
+    module, spec = load_model(Path(trained.model_dir))
     rows = load_split(job.splits)
     compute = resolve(params.device)
     labels = np.asarray(dataset.labels[rows.val])
-    probabilities = predict_probabilities(module, dataset, rows.val, compute)
+    probabilities = predict_probabilities(module, spec, dataset, rows.val, compute)
     num_epochs = len(trained.history)
     _look(folder, labels, num_epochs, probabilities.argmax(axis=1), true_class_loss(labels, probabilities))
     is_over = trained.stopped_early or num_epochs >= params.train.num_epochs
@@ -99,19 +101,21 @@ def _train(job: TrialJob, params: RunParams, dataset: ImageDataset, folder: Path
         state="finished" if is_over else "stopped",
         num_epochs=num_epochs,
         metrics=_scores(labels, probabilities),
-        train_metrics=_on_train(module, dataset, rows.train[: len(rows.val)], params),
+        train_metrics=_on_train(module, spec, dataset, rows.train[: len(rows.val)], params),
         history=trained.history,
         outcomes_path=str(folder / OUTCOMES_FILE),
     )
 
 
-def _on_train(module: nn.Module, dataset: ImageDataset, rows: np.ndarray, params: RunParams) -> dict[str, float]:
+def _on_train(
+    module: nn.Module, spec: ModelSpec, dataset: Dataset, rows: np.ndarray, params: RunParams
+) -> dict[str, float]:
     """The metrics on some of train, for the generalization gap; rows are in the data's order, which means nothing."""
-    probabilities = predict_probabilities(module, dataset, rows, resolve(params.device))
+    probabilities = predict_probabilities(module, spec, dataset, rows, resolve(params.device))
     return _scores(np.asarray(dataset.labels[rows]), probabilities)
 
 
-def _diverged(job: TrialJob, params: RunParams, dataset: ImageDataset, folder: Path, message: str) -> Trial:
+def _diverged(job: TrialJob, params: RunParams, dataset: Dataset, folder: Path, message: str) -> Trial:
     """A run that came to NaN or infinity answers nothing: it counts as one that knows how frequent classes are."""
     rows = load_split(job.splits)
     labels = np.asarray(dataset.labels[rows.val])
@@ -178,7 +182,7 @@ def _history_so_far(folder: Path, key: str) -> tuple[EpochRecord, ...]:
 
 
 @lru_cache(maxsize=2)
-def _open_dataset(data: DataRef, cache_dir: str) -> ImageDataset:
+def _open_dataset(data: DataRef, cache_dir: str) -> Dataset:
     return load_dataset(data, Path(cache_dir))
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from assay.records import DataRef, Record, Splits
+from assay.records import DataRef, Record, Splits, StartRef
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class TrialJob(Record):
         cache_dir: Folder of decoded data.
         run_dir: Folder of this trial alone.
         looks: Epochs after which the model is asked, rising; training goes up to the last of them.
+        start: The files that training starts from; None without any.
     """
 
     variant: str
@@ -31,6 +32,7 @@ class TrialJob(Record):
     cache_dir: str
     run_dir: str
     looks: tuple[int, ...]
+    start: StartRef | None = None
 
     @property
     def until_epoch(self) -> int:

@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets ``run`` to the function that does it."""
-    from assay.cli import data, models, nightly, predict, services
+    from assay.cli import data, models, new, nightly, predict, services
 
     parser = _Parser(
         prog="assay",
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"assay {assay.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    new.register(commands)
     _add_run(commands)
     _add_ablate(commands)
     data.register(commands)
@@ -59,6 +60,21 @@ def _add_run(commands: Any) -> None:
     )
     services.add_params(run, "train.num_epochs=3")
     services.add_pool(run, default=None)
+    bring = run.add_argument_group(
+        "data of your own", "in an empty folder this makes a project, its params chosen to fit"
+    )
+    bring.add_argument("--data", metavar="PATH", help="a table, a folder with a folder of images or texts a class, ...")
+    bring.add_argument("--source", metavar="NAME", help="what PATH is, where that is not to be inferred")
+    for column, what in (("label", "with the classes"), ("text", "with the texts")):
+        bring.add_argument(f"--{column}-column", metavar="NAME", help=f"of a table: the column {what}")
+    bring.add_argument("--split-column", metavar="NAME", help="of a table: the column that says train, val or test")
+    bring.add_argument("--group-column", metavar="NAME", help="of a table: what must stay on one side, e.g. a person")
+    for verb in ("keep", "drop"):
+        bring.add_argument(
+            f"--{verb}-column", metavar="NAME", action="append", dest=f"{verb}_columns", help=f"of a table: {verb} it"
+        )
+    bring.add_argument("--encoding", help="of a table or of texts (default: UTF-8)")
+    bring.add_argument("--separator", help="of a csv file (default: found out)")
     run.set_defaults(run=_run)
 
 

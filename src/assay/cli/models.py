@@ -1,4 +1,4 @@
-"""``assay models list | show | why | promote | rollback | reproduce``."""
+"""``assay models list | show | why | promote | rollback | reproduce | export``."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from assay.params import Params
     from assay.project import Project
     from assay.records import Decision, Record
+    from assay.registry.export import ExportReport
     from assay.registry.promotions import Promotions
     from assay.tracking.runs import Tracker
 
@@ -25,7 +26,9 @@ def register(commands: Any) -> None:
     Args:
         commands: What `argparse.ArgumentParser.add_subparsers` gave.
     """
-    parser = commands.add_parser("models", help="registered versions: list, show, why, promote, rollback, reproduce")
+    parser = commands.add_parser(
+        "models", help="registered versions: list, show, why, promote, rollback, reproduce, export"
+    )
     parts = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add(parts, "list", "every version, what the gate said of it, and who is champion", list_versions)
     show = _add(parts, "show", "a version's test results, with intervals, and the gate's decision", show_version)
@@ -42,6 +45,11 @@ def register(commands: Any) -> None:
     back.add_argument("--reason", default="", metavar="TEXT", help="why; it is kept for ever")
     again = _add(parts, "reproduce", "train a version again from its lineage alone, and compare the bytes", reproduce_)
     _takes_version(again)
+    export = _add(parts, "export", "write a version as a file that other programs run, and check its answers", export_)
+    _takes_version(export)
+    export.add_argument("--format", choices=("onnx",), required=True, help="ONNX, for ONNX Runtime and others")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    export.add_argument("--force", action="store_true", help="replace the file that --out names")
 
 
 def _add(parts: Any, name: str, text: str, work: Any) -> argparse.ArgumentParser:
@@ -171,6 +179,35 @@ def reproduce_(args: argparse.Namespace) -> int:
     show_reproduction(console, found)
     _end(args, found)
     return EXIT_NO if found.verdict == DIFFERENT else 0
+
+
+def export_(args: argparse.Namespace) -> int:
+    """Do ``assay models export``."""
+    from assay.registry.export import export_onnx, require_onnx
+
+    require_onnx()
+    project, params = _load(args)
+    with _opened(project, params) as (tracker, promotions):
+        name, version = _named(args.version or "champion", params.registry.model_name, tracker, promotions)
+        found = export_onnx(tracker, name, version, args.out, force=args.force)
+    _show_export(_console(args), found)
+    return _end(args, found)
+
+
+def _show_export(console: Any, found: "ExportReport") -> None:
+    """Say what was written and how far its answers are from the model's."""
+    shape = ", ".join(map(str, ("batch", *found.input_shape)))
+    lines = [
+        f"{found.model.name} version {found.model.version} as ONNX (opset {found.opset}), input [{shape}]",
+        "Unchecked: ONNX Runtime is not installed. Install the extra onnx to have its answers compared."
+        if found.max_difference is None
+        else f"Checked with ONNX Runtime {found.runtime}: the logits of {found.num_checked} examples differ by at most "
+        f"{found.max_difference:.1e}",
+        f"Model: {found.path} ({found.size_bytes:,} bytes)",
+        *([f"Tokenizer: {found.tokenizer}"] if found.tokenizer else []),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _load(args: argparse.Namespace) -> "tuple[Project, Params]":

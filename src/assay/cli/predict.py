@@ -1,4 +1,4 @@
-"""``assay predict FILE|DIR``: score pictures with a registered version."""
+"""``assay predict FILE|DIR``: score images, texts, series or rows of a table with a registered version."""
 
 import argparse
 from pathlib import Path
@@ -22,10 +22,12 @@ def register(commands: Any) -> None:
 
     parser = commands.add_parser(
         "predict",
-        help="score images, shards or an array with a registered version",
-        description="Score an image, a folder of images, Parquet shards or a .npy or .npz array of uint8 images with a "
-        "registered version, the champion by default, and write one Parquet row a picture. Every byte of the version "
-        "is checked first. Input may be larger than memory.",
+        help="score images, texts, series or rows of a table with a registered version",
+        description="Score what a registered version takes, the champion by default, and write one Parquet row an "
+        "example. Images: a file, a folder, or a .npy or .npz array of uint8. Texts: the lines of a .txt file, a "
+        "folder of .txt files, or a column of a csv, tsv or jsonl file. Series: a .npy or .npz array. Rows of a "
+        "table: a csv, tsv or jsonl file with the columns of training. Parquet files and folders of them for all. "
+        "Every byte of the version is checked first. Input may be larger than memory.",
     )
     parser.add_argument("source", metavar="FILE|DIR", type=Path, help="what to score")
     parser.add_argument(
@@ -34,7 +36,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="Parquet file (default: below .assay/predictions)")
     parser.add_argument("--force", action="store_true", help="replace the file that --out names")
     parser.add_argument("--batch-size", type=int, metavar="N", help="examples answered at once (default: 256)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be decoded")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out examples that cannot be read")
+    parser.add_argument("--text-column", metavar="NAME", help="column of texts (default: text, or the only one)")
     add_params(parser, "device.precision=fp32")
     parser.set_defaults(run=predict)
 
@@ -65,6 +68,7 @@ def predict(args: argparse.Namespace) -> int:
             batch_size=scoring.BATCH_SIZE if args.batch_size is None else args.batch_size,
             skip_bad=args.skip_bad,
             force=args.force,
+            text_column=args.text_column,
         )
     show(report, console)
     if args.json:
@@ -82,7 +86,7 @@ def show(report: "PredictReport", console: "Console") -> None:
     for sentence in report.notes:
         _say(console, f"- {sentence}")
     if report.num_skipped:
-        _say(console, f"- Left out {report.num_skipped:,} that cannot be decoded:")
+        _say(console, f"- Left out {report.num_skipped:,} that cannot be read:")
     for name in report.skipped[:_NUM_LISTED]:
         _say(console, f"    {name}")
     if report.num_skipped > _NUM_LISTED:

@@ -1,4 +1,4 @@
-"""Images in ``.npy`` and ``.npz`` files, read in a stream."""
+"""Arrays in ``.npy`` and ``.npz`` files, read in a stream; images in them."""
 
 import zipfile
 import zlib
@@ -9,21 +9,27 @@ from typing import IO
 
 import numpy as np
 
-from assay.data.decoding import BLOCK_BYTES, TO_COLOUR, TO_GREY, InputBatch, Shape, Tally, hash_file
+from assay.data.input_batches import BLOCK_BYTES, TO_COLOUR, TO_GREY, InputBatch, Tally, hash_file
 from assay.errors import DataError
+
+Shape = tuple[int, int, int]
 
 _GREY_AND_COLOUR = (1, 3)
 _ARRAY_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def count_images(path: Path) -> int:
+def count_images(path: Path, takes: str) -> int:
     """Read the header of an array of images; return how many there are.
+
+    Args:
+        path: A ``.npy`` or ``.npz`` file.
+        takes: Which model takes what, for errors.
 
     Raises:
         DataError: It is no such array, or empty.
     """
-    with _explained(path), _array_stream(path) as file:
-        return _read_header(path, file)[0][0]
+    with explained(path), _image_stream(path) as file:
+        return _read_header(path, file, takes)[0][0]
 
 
 def read_images(path: Path, wanted: Shape, batch_size: int, tally: Tally) -> Iterator[InputBatch]:
@@ -41,8 +47,8 @@ def read_images(path: Path, wanted: Shape, batch_size: int, tally: Tally) -> Ite
     is_plain = path.suffix.lower() == ".npy"
     if not is_plain:
         hash_file(path, tally)
-    with _explained(path), _array_stream(path) as file:
-        shape, header_bytes = _read_header(path, file)
+    with explained(path), _image_stream(path) as file:
+        shape, header_bytes = _read_header(path, file, "the model takes images")
         if change := _fit(path, shape, wanted):
             tally.changes[change] = shape[0]
         file.seek(0)
@@ -53,7 +59,7 @@ def read_images(path: Path, wanted: Shape, batch_size: int, tally: Tally) -> Ite
             count = min(batch_size, shape[0] - first)
             raw = np.zeros((batch_size, *shape[1:]), np.uint8)
             content = raw[:count].data.cast("B")
-            _fill(file, content)
+            fill(file, content)
             if is_plain:
                 tally.sha256.update(content)
             tally.num_read += count
@@ -63,23 +69,40 @@ def read_images(path: Path, wanted: Shape, batch_size: int, tally: Tally) -> Ite
                 tally.sha256.update(block)
 
 
-def _array_stream(path: Path) -> IO[bytes]:
+def _image_stream(path: Path) -> IO[bytes]:
     """The bytes of a ``.npy`` file, or of the only array (or the one named ``images``) in a ``.npz`` file."""
     if path.suffix.lower() == ".npy":
         return path.open("rb")
+    names = member_names(path)
+    if len(names) != 1 and "images" not in names:
+        raise DataError(
+            f"{path}: holds the arrays {', '.join(names) or '(none)'}, and none is called images. Save the images "
+            "under that name, or alone."
+        )
+    return open_member(path, names[0] if len(names) == 1 else "images")
+
+
+def member_names(path: Path) -> list[str]:
+    """Names of the arrays in a ``.npz`` file."""
     with zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if len(names) != 1 and "images" not in names:
-            raise DataError(
-                f"{path}: holds the arrays {', '.join(names) or '(none)'}, and none is called images. Save the images "
-                "under that name, or alone."
-            )
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def open_member(path: Path, name: str) -> IO[bytes]:
+    """Open one array of a ``.npz`` file."""
+    with zipfile.ZipFile(path) as archive:
         # The member keeps the file open.
-        return archive.open(f"{names[0] if len(names) == 1 else 'images'}.npy")
+        return archive.open(f"{name}.npy")
 
 
-def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], int]:
-    """Read a ``.npy`` header; return the shape and the header's length in bytes.
+def read_array_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Read a ``.npy`` header; the file stands behind it then.
+
+    Returns:
+        Shape and type.
+
+    Raises:
+        DataError: The array is laid out column by column.
 
     Source: NEP 1, "A simple file format for NumPy arrays", format versions 1.0 and 2.0.
     """
@@ -88,13 +111,19 @@ def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], int]:
         raise ValueError(f"format version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read(file)
+    if is_fortran and len(shape) > 1:
+        raise DataError(f"{path}: is stored column by column. Save numpy.ascontiguousarray(array) instead.")
+    return shape, dtype
+
+
+def _read_header(path: Path, file: IO[bytes], takes: str) -> tuple[tuple[int, ...], int]:
+    """Read the header of an array of images; return the shape and the header's length in bytes."""
+    shape, dtype = read_array_header(path, file)
     if dtype != np.uint8 or len(shape) not in (3, 4):
         raise DataError(
             f"{path}: is {dtype} of shape {list(shape)}, not uint8 of [n, height, width] or [n, height, width, "
-            "channel]. Save pixels 0..255 so."
+            f"channel], and {takes}. Save pixels 0..255 so."
         )
-    if is_fortran and len(shape) > 1:
-        raise DataError(f"{path}: is stored column by column. Save numpy.ascontiguousarray(array) instead.")
     if 0 in shape:
         raise DataError(f"{path}: has shape {list(shape)}, so it holds no images. Name a file that does.")
     return shape, file.tell()
@@ -117,7 +146,12 @@ def _fit(path: Path, shape: tuple[int, ...], wanted: Shape) -> str:
     return TO_COLOUR if num_channels == 3 else TO_GREY
 
 
-def _fill(file: IO[bytes], content: memoryview) -> None:
+def fill(file: IO[bytes], content: memoryview) -> None:
+    """Read bytes until `content` is full.
+
+    Raises:
+        ValueError: The file ends before.
+    """
     while len(content):
         count = file.readinto(content)  # type: ignore[attr-defined]
         if not count:
@@ -140,7 +174,7 @@ def _convert(raw: np.ndarray, wanted: Shape) -> np.ndarray:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Give errors of reading an array the file's name."""
     try:
         yield

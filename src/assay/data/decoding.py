@@ -1,31 +1,20 @@
-"""Many pictures decoded by a few threads, in order, as an import decodes them; and what was met on the way.
+"""Many pictures decoded by a few threads, in order, as an import decodes them.
 
 Pillow works outside Python's global lock. Only a few dozen encoded pictures are held at a time.
 """
 
-import hashlib
 import io
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from assay.data.images import Probe, decode_image, probe_image
+from assay.data.input_batches import RESIZED, TO_COLOUR, TO_GREY
 from assay.errors import BadExampleError
-
-RESIZED, TO_GREY, TO_COLOUR = "resized", "colour to grey", "grey to colour"
-"""What decoding may have done to a picture, besides the traits of `Probe`."""
-
-NUM_BAD_KEPT = 1000
-"""Skipped pictures whose names are kept; beyond that they are only counted."""
-
-BLOCK_BYTES = 1 << 20
-"""What is read of a file at a time."""
 
 Shape = tuple[int, int, int]
 
@@ -68,83 +57,6 @@ class Decoded:
     pixels: np.ndarray | None
     error: BadExampleError | None = None
     changes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class InputBatch:
-    """Some pictures in order.
-
-    Attributes:
-        images: uint8 ``[batch, height, width, channel]``, always a full batch; rows beyond the names are zero.
-        rows: Place of each picture in the input, from 0; a picture that was skipped leaves a gap.
-        paths: Its path within the input; None where it has none.
-    """
-
-    images: np.ndarray
-    rows: list[int]
-    paths: list[str | None]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def name(self, position: int) -> str:
-        """What to call a picture in an error."""
-        path, row = self.paths[position], f"row {self.rows[position]}"
-        return path if path is not None else row
-
-
-@dataclass
-class Tally:
-    """What was met while reading; filled by it.
-
-    Attributes:
-        sha256: Over all bytes of the input in the order of reading.
-        num_read: Pictures read, the skipped ones included.
-        num_bad: Pictures skipped because they cannot be decoded.
-        bad_examples: The first `NUM_BAD_KEPT` of them, with the reason.
-        changes: What was done to pictures -> to how many.
-    """
-
-    sha256: Any = field(default_factory=hashlib.sha256)
-    num_read: int = 0
-    num_bad: int = 0
-    bad_examples: list[str] = field(default_factory=list)
-    changes: Counter[str] = field(default_factory=Counter)
-
-    def count(self, decoded: Decoded, skip_bad: bool) -> bool:
-        """Count a picture, and say whether it can be scored.
-
-        Raises:
-            BadExampleError: It cannot, and `skip_bad` is off.
-        """
-        self.num_read += 1
-        self.changes.update(decoded.changes)
-        if decoded.error is None:
-            return True
-        if not skip_bad:
-            raise BadExampleError(f"{decoded.error}. Replace or remove it, or leave such pictures out with --skip-bad.")
-        self.num_bad += 1
-        if self.num_bad <= NUM_BAD_KEPT:
-            self.bad_examples.append(str(decoded.error))
-        return False
-
-    def notes(self, shape: Shape) -> tuple[str, ...]:
-        """Say what was done to pictures so that they fit the model.
-
-        Args:
-            shape: Height, width, channels that the model takes.
-        """
-        sentences = {
-            RESIZED: "Resized {} to " + f"{shape[0]}x{shape[1]} (height x width, bicubic), as an import does.",
-            TO_GREY: "Converted {} from colour to grey, since the model takes grey.",
-            TO_COLOUR: "Gave {} of grey three equal channels, since the model takes colour.",
-            "orientation": "Turned {} upright as their EXIF orientation says.",
-            "transparency": "Laid {} with transparency over white.",
-            "16 bits": "Rounded {} from 16 to 8 bits.",
-            "CMYK": "Converted {} from CMYK without a colour profile.",
-        }
-        counts = ((sentence, self.changes[name]) for name, sentence in sentences.items())
-        return tuple(text.format("1 image" if count == 1 else f"{count:,} images") for text, count in counts if count)
 
 
 def decode_in_order(pictures: Iterator[Picture], shape: Shape, *, resize: bool) -> Iterator[Decoded]:
@@ -202,14 +114,3 @@ def _changes(probe: Probe, shape: Shape) -> tuple[str, ...]:
         TO_COLOUR: num_channels == 3 and probe.is_grey,
     }
     return (*(name for name, is_done in done.items() if is_done), *probe.traits)
-
-
-def hash_file(path: Path, tally: Tally) -> None:
-    """Hash all bytes of a file into a tally.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            tally.sha256.update(block)

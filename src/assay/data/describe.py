@@ -1,24 +1,26 @@
 """What the data looks like: numbers, and a picture of every class."""
 
-from dataclasses import dataclass
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.data.loading import ImageDataset
+from assay.data.drawing import snippet
+from assay.data.loading import Dataset
+from assay.data.measuring import column_names, column_numbers
+from assay.data.near_duplicates import NearDuplicates, find_near_duplicates
+from assay.data.sheets import draw_data
 from assay.data.validation import SPLIT_NAMES, count_overlap, validate
 from assay.errors import StorageError
-from assay.records import DataRef, DataReport, Record
+from assay.records import IMAGE, SERIES, TABLE, TEXT, DataRef, DataReport, Record
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-_MAX_ROWS = 25
-_COLUMNS = 12
-_MIN_CELL, _MAX_CELL = 56, 112
-_GAP = 6
-_INK, _FAINT, _PAPER = (28, 32, 38), (110, 118, 129), (255, 255, 255)
+_COLOURS = ("red", "green", "blue")
+_NUM_EXAMPLES = 3
+_SNIPPET_LETTERS = 160
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,12 @@ class DataDescription(Record):
         given_split_counts: Examples of each split that the data brings, and of ``none``.
         num_groups: Groups that must not be divided.
         num_test_copies: Examples of a given test split that are in train or val, too.
-        pixel_mean: Mean of each channel over all examples, 0..255.
-        pixel_std: Standard deviation of each channel.
-        contact_sheet: PNG with examples of each class.
+        numbers: What was measured -> name of a number -> the number. Images: mean and sd of each channel, 0..255.
+            Texts: how characters and words of a text are distributed, and the vocabulary. Series: the same of steps,
+            and mean, sd, minimum and maximum of each channel. Tables: the same and the missing share of each column.
+        figure: PNG with a picture of each class.
+        examples: Class name -> the beginnings of a few of its texts; empty for other kinds of data.
+        near_duplicates: Texts or images that nearly repeat an earlier one; None for other kinds of data.
     """
 
     data: DataRef
@@ -41,42 +46,115 @@ class DataDescription(Record):
     given_split_counts: dict[str, int]
     num_groups: int
     num_test_copies: int
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
-    contact_sheet: str
+    numbers: dict[str, dict[str, float]]
+    figure: str
+    examples: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    near_duplicates: NearDuplicates | None = None
 
 
-def describe(dataset: ImageDataset, out_dir: Path, title: str | None = None) -> DataDescription:
+def describe(dataset: Dataset, out_dir: Path, title: str | None = None) -> DataDescription:
     """Count, measure and draw.
 
     Args:
         dataset: The decoded examples.
-        out_dir: Folder for the contact sheet.
-        title: Heading of the contact sheet; the source's name by default.
+        out_dir: Folder for the figure.
+        title: Heading of the figure; the source's name by default.
 
     Raises:
         DataError: The data does not pass validation.
-        StorageError: The contact sheet cannot be written.
+        StorageError: The figure cannot be written.
     """
-    mean, std = pixel_statistics(dataset.images)
+    report = validate(dataset)
     codes, counts = np.unique(dataset.given_split, return_counts=True)
     names = ["none" if code < 0 else SPLIT_NAMES[code] for code in codes.tolist()]
-    path = out_dir / f"contact-sheet-{dataset.ref.md5[:8]}.png"
+    path = out_dir / f"data-{dataset.ref.md5[:8]}.png"
+    drawn = draw_data(dataset, title or dataset.ref.source)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        draw_contact_sheet(dataset, title or dataset.ref.source).save(path)
+        if isinstance(drawn, bytes):
+            path.write_bytes(drawn)
+        else:
+            drawn.save(path)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror}). Make the folder writable.") from error
+    measures = {IMAGE: _image_numbers, TEXT: _text_numbers, SERIES: _series_numbers, TABLE: _table_numbers}
     return DataDescription(
         data=dataset.ref,
-        report=validate(dataset),
+        report=report,
         given_split_counts={name: int(count) for name, count in zip(names, counts, strict=True)},
         num_groups=len(np.unique(dataset.groups[dataset.groups >= 0])),
         num_test_copies=count_overlap(dataset.content_hash, dataset.given_split),
-        pixel_mean=mean,
-        pixel_std=std,
-        contact_sheet=str(path),
+        numbers=measures[dataset.ref.kind](dataset),
+        figure=str(path),
+        examples=_examples(dataset) if dataset.ref.kind == TEXT else {},
+        near_duplicates=find_near_duplicates(dataset),
     )
+
+
+def _image_numbers(dataset: Dataset) -> dict[str, dict[str, float]]:
+    mean, std = pixel_statistics(dataset.images)
+    names = _COLOURS if len(mean) == len(_COLOURS) else ("grey",) if len(mean) == 1 else column_names(dataset.ref)
+    return {name: {"mean": one, "sd": other} for name, one, other in zip(names, mean, std, strict=True)}
+
+
+def _text_numbers(dataset: Dataset) -> dict[str, dict[str, float]]:
+    characters, words, vocabulary = [], [], Counter[str]()
+    for text in itertools.chain.from_iterable(_text_blocks(dataset)):
+        own = text.lower().split()
+        characters.append(len(text))
+        words.append(len(own))
+        vocabulary.update(own)
+    once = sum(count == 1 for count in vocabulary.values())
+    return {
+        "characters": _spread_of(np.array(characters)),
+        "words": _spread_of(np.array(words)),
+        "vocabulary": {"words": len(vocabulary), "used once": once},
+    }
+
+
+def _text_blocks(dataset: Dataset) -> Iterator[list[str]]:
+    rows = np.arange(len(dataset.labels))
+    for start in range(0, len(rows), _BLOCK):
+        yield dataset.texts(rows[start : start + _BLOCK])
+
+
+def _spread_of(values: np.ndarray) -> dict[str, float]:
+    """How numbers are distributed: from the least to the largest, and the mean."""
+    cuts = np.quantile(values, (0.0, 0.05, 0.5, 0.95, 1.0)).tolist()
+    named = dict(zip(("minimum", "5th percentile", "median", "95th percentile", "maximum"), cuts, strict=True))
+    return {"mean": float(values.mean()), **named}
+
+
+def _series_numbers(dataset: Dataset) -> dict[str, dict[str, float]]:
+    steps = dataset.series.lengths(np.arange(len(dataset.labels)))
+    return {"steps": _spread_of(steps), **_of_columns(dataset, dataset.series.values, without=("missing",))}
+
+
+def _table_numbers(dataset: Dataset) -> dict[str, dict[str, float]]:
+    return _of_columns(dataset, dataset.table)
+
+
+def _of_columns(dataset: Dataset, values: np.ndarray, without: tuple[str, ...] = ()) -> dict[str, dict[str, float]]:
+    """Numbers of each column; those that a column without any value does not have are left out."""
+    found = column_numbers(values)
+    return {
+        name: {
+            what: float(numbers[column])
+            for what, numbers in found.items()
+            if what not in without and np.isfinite(numbers[column])
+        }
+        for column, name in enumerate(column_names(dataset.ref))
+    }
+
+
+def _examples(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """The beginnings of a few texts of each class, spread evenly over it."""
+    found = {}
+    for label, name in enumerate(dataset.ref.class_names):
+        members = np.flatnonzero(np.asarray(dataset.labels) == label)
+        places = np.linspace(0, len(members) - 1, min(_NUM_EXAMPLES, len(members))).round().astype(int)
+        found[name] = tuple(snippet(text, _SNIPPET_LETTERS) for text in dataset.texts(members[places]))
+    return found
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -99,73 +177,3 @@ def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float
     mean = counts @ values / total
     variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
     return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
-
-
-def draw_contact_sheet(dataset: ImageDataset, title: str) -> "Image.Image":
-    """Draw a row of examples for each class, spread evenly over the class.
-
-    Args:
-        dataset: The decoded examples.
-        title: Heading.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    body, heading = ImageFont.load_default(16), ImageFont.load_default(22)
-    names = dataset.ref.class_names[:_MAX_ROWS]
-    height, width = _cell_size(dataset.ref.image_shape)
-    labels = [_shortened(name) for name in names]
-    left = 36 + int(max(body.getlength(label) for label in [*labels, "00,000 images"]))
-    top, bottom = 84, 52
-    size = (
-        max(left + _COLUMNS * (width + _GAP) + 18, 20 + int(body.getlength(_caption(dataset))) + 20),
-        top + len(names) * (height + _GAP) + bottom,
-    )
-    sheet = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((20, 18), title, font=heading, fill=_INK)
-    draw.text((20, 50), _caption(dataset), font=body, fill=_FAINT)
-    for row, label in enumerate(labels):
-        y = top + row * (height + _GAP)
-        members = np.flatnonzero(dataset.labels == row)
-        draw.text((20, y + height / 2 - 2), label, font=body, fill=_INK, anchor="ls")
-        draw.text((20, y + height / 2 + 4), f"{len(members):,} images", font=body, fill=_FAINT, anchor="la")
-        for column, member in enumerate(_spread(members)):
-            sheet.paste(_thumbnail(dataset.images[member], height, width), (left + column * (width + _GAP), y))
-    footer = f"Examples spread evenly over each class; data {dataset.ref.md5.removesuffix('.dir')}"
-    if len(names) < len(dataset.ref.class_names):
-        footer = f"The first {len(names)} of {len(dataset.ref.class_names)} classes. {footer}"
-    draw.text((20, size[1] - bottom + 16), footer, font=body, fill=_FAINT)
-    return sheet
-
-
-def _caption(dataset: ImageDataset) -> str:
-    height, width, num_channels = dataset.ref.image_shape
-    kind = "grey" if num_channels == 1 else "colour"
-    num_classes = len(dataset.ref.class_names)
-    return f"{dataset.ref.num_examples:,} images of {height} x {width} pixels, {kind}, {num_classes} classes"
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}\u2026"
-
-
-def _spread(members: np.ndarray) -> np.ndarray:
-    """At most a row's worth of examples, evenly from first to last."""
-    places = np.linspace(0, len(members) - 1, min(_COLUMNS, len(members)))
-    return np.asarray(members[places.round().astype(int)])
-
-
-def _cell_size(shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Whole multiples of small images, so that pixels stay square; large ones are brought down."""
-    height, width, _ = shape
-    longer = max(height, width)
-    scale = max(1, -(-_MIN_CELL // longer)) if longer <= _MAX_CELL else _MAX_CELL / longer
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _thumbnail(pixels: np.ndarray, height: int, width: int) -> "Image.Image":
-    from PIL import Image
-
-    image = Image.fromarray(np.asarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)).convert("RGB")
-    is_larger = height >= pixels.shape[0]
-    return image.resize((width, height), Image.Resampling.NEAREST if is_larger else Image.Resampling.LANCZOS)

@@ -47,9 +47,10 @@ def detect_drift(
     """Compare two summaries of data.
 
     Inputs and top probabilities are compared by two-sample Kolmogorov-Smirnov tests, classes and predicted classes by
-    chi-square; Holm's correction runs over all of them. What only one of the two has is not compared. Examples are
-    taken to be independent: data that holds the old data, too, finds drift less often than alpha; data whose examples
-    come in groups finds it more often, and then the least effects are what guards against false alarms.
+    chi-square; Holm's correction runs over all of them. What only one of the two has, or has no value of, is not
+    compared. Examples are taken to be independent: data that holds the old data, too, finds drift less often than
+    alpha; data whose examples come in groups finds it more often, and then the least effects are what guards against
+    false alarms.
 
     Args:
         old: Summary of the data that the champion was trained on.
@@ -68,7 +69,7 @@ def detect_drift(
     comparisons = [
         _compare_values(name, INPUTS, old.features[name], new.features[name], min_distance)
         for name in old.features
-        if name in new.features
+        if old.features[name] and new.features.get(name)
     ]
     comparisons.append(_compare_counts("classes", LABELS, old.class_counts, new.class_counts, min_shift))
     if old.num_predicted and new.num_predicted:

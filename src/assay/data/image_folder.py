@@ -82,7 +82,7 @@ def open_image_folder(
         name="image-folder",
         details=_details(folder, size, skip_bad),
         class_names=listing.class_names,
-        image_shape=shape,
+        shape=shape,
         num_examples=len(probes),
         size_bytes=sum(_stored_bytes(file, probe, shape) for file, probe in probes),
         has_splits=any(file.split for file in listing.files),

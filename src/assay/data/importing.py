@@ -13,7 +13,7 @@ import numpy as np
 from assay.data.images import bombs_refused
 from assay.data.loading import decode_shards, probe_shards
 from assay.data.shards import inspect_shards, write_shards
-from assay.data.sources import Example, Source, open_source
+from assay.data.sources import PACKAGE_SOURCES, Example, Source, SourceOptions, open_source
 from assay.data.staging import check_space, replace_data, replace_data_and_pin, settle, staging_folder, storage_errors
 from assay.data.validation import SPLIT_NAMES, check_examples
 from assay.data.versioning import (
@@ -36,7 +36,7 @@ from assay.records import DataRef, DataReport, Record
 ADDED = "added"
 """Source of data that was pinned as it lay in ``data/``."""
 
-_REPEATABLE = ("mnist5k", "digits")
+_NO_OPTIONS = SourceOptions()
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,17 @@ def import_data(
     *,
     size: tuple[int, int] | None = None,
     skip_bad: bool = False,
+    options: SourceOptions = _NO_OPTIONS,
 ) -> ImportReport:
     """Import a source into ``data/`` and pin it in ``data.dvc``.
 
     Args:
         project: The project.
-        source: ``mnist5k``, ``digits`` or ``image-folder``.
-        path: The folder, for ``image-folder``.
+        source: One of `assay.data.sources.SOURCES`.
+        path: The file or folder, for those that read one.
         size: Height and width to resize to, for ``image-folder``.
-        skip_bad: Leave out and list images that cannot be decoded, for ``image-folder``.
+        skip_bad: Leave out and list what cannot be read, of a file or folder.
+        options: What is in which column of a table.
 
     Returns:
         What was done. Importing the same again changes nothing.
@@ -92,7 +94,9 @@ def import_data(
     with storage_errors(project.root), data_lock(project), bombs_refused():
         settle(project)
         _check_nothing_unpinned(project)
-        opened = open_source(source, path, size=size, skip_bad=skip_bad, download_dir=_downloads(project))
+        opened = open_source(
+            source, path, size=size, skip_bad=skip_bad, options=options, download_dir=_downloads(project)
+        )
         check_space(project.root, 2 * opened.size_bytes)  # The shards, and DVC's copy of them.
         with staging_folder(project) as staging:
             pin, report = _build(opened, staging / "data")
@@ -165,8 +169,16 @@ def _build(opened: Source, folder: Path) -> tuple[DataPin, DataReport]:
 
     folder.mkdir()
     tally = _Tally()
-    write_shards(folder, tally.count(opened.examples()), opened.class_names, has_splits=opened.has_splits)
-    report = tally.check(opened.class_names)
+    write_shards(
+        folder,
+        tally.count(opened.examples()),
+        opened.class_names,
+        has_splits=opened.has_splits,
+        has_groups=opened.has_groups,
+        kind=opened.kind,
+        columns=opened.columns,
+    )
+    report = tally.check(opened.class_names, opened.kind)
     files = hash_folder(folder)
     pin = DataPin(
         md5=folder_md5(files),
@@ -174,33 +186,50 @@ def _build(opened: Source, folder: Path) -> tuple[DataPin, DataReport]:
         source_details=opened.details,
         num_examples=report.num_examples,
         class_names=opened.class_names,
-        image_shape=opened.image_shape,
+        shape=tally.shape or opened.shape,
         files=files,
         written_with=f"pyarrow {pyarrow.__version__}",
+        kind=opened.kind,
+        columns=opened.columns,
     )
     return pin, report
 
 
 class _Tally:
-    """Keeps label, split and content hash of the examples that pass by."""
+    """Keeps label, split, group and content hash of the examples that pass by, and how large the largest is.
+
+    Attributes:
+        shape: Of one example where they differ, as in `DataRef`; empty for images, whose shape the source knows.
+    """
 
     def __init__(self) -> None:
+        self.shape: tuple[int, ...] = ()
         self._labels: list[int] = []
         self._splits: list[int] = []
+        self._groups: list[int] = []
+        self._group_numbers: dict[str, int] = {}
         self._hashes: list[bytes] = []
 
     def count(self, examples: Iterable[Example]) -> Iterator[Example]:
         for example in examples:
             self._labels.append(example.label)
             self._splits.append(SPLIT_NAMES.index(example.split) if example.split else -1)
+            self._groups.append(self._group_number(example.group))
             self._hashes.append(example.content_hash)
+            if isinstance(example.content, str):
+                self.shape = (max(len(example.content.encode()), *self.shape, 1),)
+            elif isinstance(example.content, np.ndarray):
+                size, *rest = example.content.shape
+                self.shape = (max(size, self.shape[0] if self.shape else 0), *rest)
             yield example
 
-    def check(self, class_names: tuple[str, ...]) -> DataReport:
-        labels = np.array(self._labels, np.int64)
-        no_groups = np.full(len(labels), -1, np.int64)
+    def _group_number(self, group: str | None) -> int:
+        return -1 if group is None else self._group_numbers.setdefault(group, len(self._group_numbers))
+
+    def check(self, class_names: tuple[str, ...], kind: str) -> DataReport:
+        labels, groups = np.array(self._labels, np.int64), np.array(self._groups, np.int64)
         hashes, splits = np.array(self._hashes, "S16"), np.array(self._splits, np.int8)
-        return check_examples(labels, hashes, splits, no_groups, class_names)
+        return check_examples(labels, hashes, splits, groups, class_names, kind)
 
 
 def _commit(project: Project, staging: Path, pin: DataPin, *, always_cache: bool = False) -> bool:
@@ -242,13 +271,21 @@ def _inspect(folder: Path) -> tuple[DataPin, DataReport]:
     parts: list[dict[str, np.ndarray]] = []
     num_done = 0
     for part in decode_shards(info, shape):
-        num_done += len(part.pop("images"))
-        parts.append(part)
+        num_done += len(part["labels"])
+        parts.append({name: part[name] for name in ("labels", "given_split", "groups", "content_hash")})
         announce("import", "decoding examples", done=num_done, total=info.num_examples)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     class_names = info.class_names or tuple(str(label) for label in range(int(columns["labels"].max()) + 1))
-    report = check_examples(class_names=class_names, **columns)
-    return DataPin("", ADDED, {}, report.num_examples, class_names, shape, ()), report
+    report = check_examples(
+        columns["labels"],
+        columns["content_hash"],
+        columns["given_split"],
+        columns["groups"],
+        class_names,
+        info.kind,
+    )
+    facts = DataPin("", ADDED, {}, report.num_examples, class_names, shape, (), kind=info.kind, columns=info.columns)
+    return facts, report
 
 
 def _keep_source(project: Project, pin: DataPin) -> DataPin:
@@ -271,9 +308,9 @@ def _link(folder: Path, target: Path, files: tuple[PinnedFile, ...]) -> None:
 
 def _rebuild(project: Project, pin: DataPin, folder: Path, problems: list[str]) -> None:
     """Read the pinned source again and compare with the pin."""
-    if pin.source not in _REPEATABLE:
-        origin = pin.source_details.get("folder")
-        again = "assay data import image-folder PATH" if origin else "assay data add"
+    if pin.source not in PACKAGE_SOURCES:
+        origin = pin.source_details.get("folder") or pin.source_details.get("file")
+        again = f"assay data import {pin.source} PATH" if origin else "assay data add"
         raise SourceError(
             f"{project.data_dir}: the pinned data ({pin.source}{f' {origin!r}' if origin else ''}) is not there, and "
             f"DVC does not have it: {'; '.join(problems)}. Configure a DVC remote that has it, or bring the data here "

@@ -1,207 +1,191 @@
-"""Pictures to score: an image, a folder of images, Parquet shards or an array, read in a stream.
+"""What can be scored: files and folders that fit the kind of data that a model takes, read in a stream.
 
-Whatever its size, an input takes the memory of a few batches. Pictures become the pixels that an import would have
-made of them, and every byte goes into one SHA-256 in the order of reading.
+Whatever its size, an input takes the memory of a few batches, and every byte goes into one SHA-256 in the order of
+reading.
 """
 
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from assay.data.array_files import count_images, read_images
-from assay.data.decoding import BLOCK_BYTES, InputBatch, Picture, Shape, Tally, decode_in_order, hash_file
 from assay.data.image_folder import IMAGE_SUFFIXES
-from assay.data.images import read_file
-from assay.errors import BadExampleError, DataError
+from assay.data.input_batches import Inputs, Wanted
+from assay.data.rows import JSON_LINES, PARQUET, SEPARATED
+from assay.data.text_folder import TEXT_SUFFIXES
+from assay.errors import DataError, ParamsError
+from assay.records import IMAGE, SERIES, TABLE, TEXT
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-IMAGES, SHARDS, ARRAY = "images", "shards", "array"
-"""Kinds of input."""
+ARRAYS = (".npy", ".npz")
 
-_READ_ROWS = 64
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """An input that was found and is not read yet.
-
-    Attributes:
-        path: The file or folder.
-        kind: `IMAGES`, `SHARDS` or `ARRAY`.
-        num_examples: Pictures in it, those that turn out unreadable included.
-        notes: Sentences about what was left out.
-        read: Reads it: the shape (height, width, channels) and number of pictures of a batch, whether to skip bad
-            ones, and a tally to fill. Raises `DataError` where the input does not fit, or breaks off.
-    """
-
-    path: Path
-    kind: str
-    num_examples: int
-    notes: tuple[str, ...]
-    read: Callable[[Shape, int, bool, Tally], Iterator[InputBatch]]
+_TAKES = {
+    IMAGE: (*IMAGE_SUFFIXES, *ARRAYS, *PARQUET),
+    TEXT: (*TEXT_SUFFIXES, *SEPARATED, *JSON_LINES, *PARQUET),
+    SERIES: (*ARRAYS, *PARQUET),
+    TABLE: (*SEPARATED, *JSON_LINES, *PARQUET),
+}
+_WHAT_IT_IS = (
+    (IMAGE_SUFFIXES, "an image"),
+    (TEXT_SUFFIXES, "a file of texts"),
+    ((*SEPARATED, *JSON_LINES), "a table"),
+    (ARRAYS, "an array"),
+)
+_ADVICE = {
+    IMAGE: "a JPEG or PNG image, a Parquet file, a .npy or .npz array, or a folder of images or shards",
+    TEXT: "a .txt, .csv, .tsv, .jsonl or Parquet file, or a folder of .txt files or shards",
+    SERIES: "a .npy or .npz array, a Parquet file or a folder of shards",
+    TABLE: "a .csv, .tsv, .jsonl or Parquet file, or a folder of shards",
+}
+_FOLDERS = {IMAGE: (IMAGE_SUFFIXES, "images"), TEXT: (TEXT_SUFFIXES, "texts")}
 
 
-def open_inputs(path: Path) -> Inputs:
+def open_inputs(path: Path, wanted: Wanted, text_column: str | None = None) -> Inputs:
     """Find out what an input is and how much is in it.
 
     Args:
-        path: An image, a folder of images (and of folders of them), a Parquet file, a folder of Parquet shards, or a
-            ``.npy`` or ``.npz`` file of images.
+        path: For images: an image, a folder of images (and of folders of them), or a ``.npy`` or ``.npz`` file. For
+            texts: a ``.txt`` file (each line is a text), a folder of such files (each file is one), or a csv, tsv or
+            jsonl file. For series: a ``.npy`` or ``.npz`` file. For tables: a csv, tsv or jsonl file. For all of them:
+            a Parquet file, or a folder of Parquet shards.
+        wanted: What the model takes.
+        text_column: Column of texts in a table; by default ``text`` or the only column that holds text.
 
     Raises:
-        DataError: It is missing, empty or none of these.
+        DataError: It is missing, empty, or nothing that the model takes.
+        ParamsError: `text_column` does not go with it.
     """
+    if text_column is not None and wanted.kind != TEXT:
+        raise ParamsError(f"--text-column {text_column}: {wanted.takes}, not texts. Leave it out.")
+    require_path(path)
     if path.is_dir():
-        shards = tuple(sorted(path.glob("*.parquet")))
-        if shards and any(child.suffix.lower() in IMAGE_SUFFIXES for child in path.iterdir()):
-            raise DataError(f"{path}: holds both images and *.parquet files. Name one of them, or part them.")
-        return _open_shards(path, shards) if shards else _open_folder(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {'is no file' if path.exists() else 'does not exist'}. Name a file or a folder.")
+        return _open_folder(path, wanted, text_column)
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return Inputs(path, IMAGES, 1, (), _decoding(lambda tally: _read_images(path.parent, [path.name], tally), True))
-    if suffix == ".parquet":
-        return _open_shards(path, (path,))
-    if suffix in (".npy", ".npz"):
-        return Inputs(path, ARRAY, count_images(path), (), lambda *wanted: _read_array(path, *wanted))
-    raise DataError(
-        f"{path}: is none of the files that can be scored. Name a JPEG or PNG image, a Parquet file, a .npy or .npz "
-        "array, or a folder of images or shards."
-    )
+    if suffix not in _TAKES[wanted.kind]:
+        what = next(
+            (what for suffixes, what in _WHAT_IT_IS if suffix in suffixes), "none of the files that can be scored"
+        )
+        raise DataError(f"{path}: is {what}, and {wanted.takes}. Name {_ADVICE[wanted.kind]}.")
+    if suffix in PARQUET:
+        return _open_shards(path, (path,), wanted, text_column)
+    if text_column is not None and suffix in TEXT_SUFFIXES:
+        raise ParamsError(f"--text-column {text_column}: {path} has no columns. Leave it out.")
+    return _open_file(path, wanted, text_column)
 
 
-def _decoding(
-    pictures: Callable[[Tally], Iterator[Picture]], resize: bool
-) -> Callable[[Shape, int, bool, Tally], Iterator[InputBatch]]:
-    """Make a reader of pictures that have to be decoded."""
-
-    def read(shape: Shape, batch_size: int, skip_bad: bool, tally: Tally) -> Iterator[InputBatch]:
-        batch = InputBatch(np.zeros((batch_size, *shape), np.uint8), [], [])
-        for decoded in decode_in_order(pictures(tally), shape, resize=resize):
-            if not tally.count(decoded, skip_bad):
-                continue
-            batch.images[len(batch)] = decoded.pixels
-            batch.rows.append(decoded.row)
-            batch.paths.append(decoded.path)
-            if len(batch) == batch_size:
-                yield batch
-                batch = InputBatch(np.zeros((batch_size, *shape), np.uint8), [], [])
-        if len(batch):
-            yield batch
-
-    return read
-
-
-def _open_folder(folder: Path) -> Inputs:
-    left_out: Counter[str] = Counter()
-    num_examples = sum(1 for _ in _walk(folder, "", left_out))
-    notes = tuple(f"Left out {count} x {reason}." for reason, count in sorted(left_out.items()))
-    if not num_examples:
-        found = f" ({' '.join(notes)})" if notes else ""
-        raise DataError(f"{folder}: holds no JPEG or PNG image and no *.parquet file{found}. Name another folder.")
-    read = _decoding(lambda tally: _read_images(folder, _walk(folder, "", Counter()), tally), True)
-    return Inputs(folder, IMAGES, num_examples, notes, read)
-
-
-def _walk(root: Path, below: str, left_out: Counter[str]) -> Iterator[str]:
-    """Names of the images in a folder and below, in the order of the sorted list, without having that list.
-
-    Args:
-        root: The folder.
-        below: Folder within it, with its ``/``.
-        left_out: Counts what is no image.
+def require_path(path: Path) -> None:
+    """Make sure that there is a file or folder.
 
     Raises:
-        DataError: A folder cannot be read.
+        DataError: There is none.
     """
-    try:
-        with os.scandir(root / below) as found:
-            entries = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry.is_file()) for entry in found]
-    except OSError as error:
-        raise DataError(f"{root / below}: cannot be read ({error.strerror}). Make it readable.") from error
-    for name, is_file in sorted(entries):
-        if name.startswith((".", "__MACOSX")):
-            left_out["hidden file or folder"] += 1
-        elif name.endswith("/"):
-            yield from _walk(root, below + name, left_out)
-        elif os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
-            left_out[f"file that is no JPEG or PNG ({os.path.splitext(name)[1].lower() or 'no suffix'})"] += 1
-        elif is_file or not os.path.exists(root / below / name):
-            yield below + name
-        else:
-            left_out["image name that is no file"] += 1
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"{path}: {'is no file' if path.exists() else 'does not exist'}. Name a file or a folder.")
 
 
-def _read_images(folder: Path, names: Iterator[str] | list[str], tally: Tally) -> Iterator[Picture]:
-    for row, name in enumerate(names):
-        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-        try:
-            data: bytes | BadExampleError = read_file(os.path.join(folder, name), shown)
-        except BadExampleError as error:
-            data = error
-        else:
-            tally.sha256.update(data)
-        yield Picture(data, shown, row, shown)
+def _open_file(path: Path, wanted: Wanted, text_column: str | None) -> Inputs:
+    from assay.data import image_inputs, row_files, series_inputs, table_inputs, text_inputs
+
+    suffix = path.suffix.lower()
+    match wanted.kind:
+        case "image":
+            open_image = image_inputs.open_image if suffix in IMAGE_SUFFIXES else image_inputs.open_image_array
+            return open_image(path, wanted)
+        case "series":
+            return series_inputs.open_series_array(path, wanted)
+        case "text":
+            if suffix in TEXT_SUFFIXES:
+                return text_inputs.open_text_file(path, wanted)
+            return text_inputs.open_text_rows(path, row_files.open_files((path,)), None, text_column, wanted)
+        case _:
+            return table_inputs.open_table_rows(path, row_files.open_files((path,)), None, wanted)
 
 
-def _open_shards(path: Path, files: tuple[Path, ...]) -> Inputs:
-    num_examples = sum(_check_shard(file) for file in files)
-    if not num_examples:
+def _open_folder(folder: Path, wanted: Wanted, text_column: str | None) -> Inputs:
+    from assay.data import image_inputs, text_inputs
+
+    shards = tuple(sorted(folder.glob("*.parquet")))
+    suffixes, what = _FOLDERS.get(wanted.kind, ((), ""))
+    if shards and any(child.suffix.lower() in suffixes for child in folder.iterdir()):
+        raise DataError(f"{folder}: holds both {what} and *.parquet files. Name one of them, or part them.")
+    if shards:
+        return _open_shards(folder, shards, wanted, text_column)
+    if not suffixes:
+        raise DataError(f"{folder}: holds no *.parquet file, and {wanted.takes}. Name {_ADVICE[wanted.kind]}.")
+    if text_column is not None:
+        raise ParamsError(f"--text-column {text_column}: {folder} has no columns. Leave it out.")
+    opener = image_inputs.open_image_folder if wanted.kind == IMAGE else text_inputs.open_text_folder
+    return opener(folder, wanted)
+
+
+def _open_shards(path: Path, files: tuple[Path, ...], wanted: Wanted, text_column: str | None) -> Inputs:
+    from assay.data import image_inputs, row_files, series_inputs, table_inputs, text_inputs
+
+    schemas, num_rows = [], 0
+    for file in files:
+        schema, count = _read_footer(file)
+        _check_kind(file, schema, wanted)
+        schemas.append(schema)
+        num_rows += count
+    if not num_rows:
         raise DataError(f"{path}: holds no rows. Name a file or folder that holds examples.")
-    return Inputs(path, SHARDS, num_examples, (), _decoding(lambda tally: _read_shards(files, tally), False))
+    match wanted.kind:
+        case "image":
+            return image_inputs.open_image_shards(path, files, num_rows, wanted)
+        case "series":
+            return series_inputs.open_series_shards(path, files, num_rows, wanted)
+        case "text":
+            return text_inputs.open_text_rows(path, row_files.open_files(files), num_rows, text_column, wanted)
+    if all(_holds_floats(schema, wanted.columns) for schema in schemas):
+        names = list(dict.fromkeys(name for schema in schemas for name in schema.names))
+        return table_inputs.open_table_shards(path, files, num_rows, names, wanted)
+    for file, schema in zip(files, schemas, strict=True):
+        table_inputs.find_sources(file, schema.names, wanted)
+    return table_inputs.open_table_rows(path, row_files.open_files(files), num_rows, wanted)
 
 
-def _check_shard(path: Path) -> int:
-    """Read a footer; return the number of rows."""
+def _read_footer(path: Path) -> "tuple[pa.Schema, int]":
+    """Read a footer; return the schema and the number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    import pyarrow.types as kinds
 
     try:
         with pq.ParquetFile(path) as file:
-            schema, num_rows = file.schema_arrow, int(file.metadata.num_rows)
+            return file.schema_arrow, int(file.metadata.num_rows)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error}). Replace or remove it.") from error
-    image = schema.field("image").type if "image" in schema.names else pa.null()
-    data = image.field("bytes").type if kinds.is_struct(image) and image.get_field_index("bytes") >= 0 else None
-    if data is None or not (kinds.is_binary(data) or kinds.is_large_binary(data)):
-        raise DataError(f"{path}: column image is {image}, not struct<bytes: binary, path: string>. Rewrite it so.")
-    return num_rows
 
 
-def _read_shards(files: tuple[Path, ...], tally: Tally) -> Iterator[Picture]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _check_kind(path: Path, schema: "pa.Schema", wanted: Wanted) -> None:
+    """Refuse columns that are not what the model takes."""
+    import pyarrow.types as kinds
 
-    row = 0
-    for path in files:
-        try:
-            hash_file(path, tally)
-            with pq.ParquetFile(path, buffer_size=BLOCK_BYTES) as file:
-                for part in file.iter_batches(batch_size=_READ_ROWS, columns=["image"], use_threads=False):
-                    yield from _pictures(part.column("image"), path.name, row)
-                    row += part.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: cannot be read beyond row {row} ({error}). Replace it.") from error
+    def type_of(name: str) -> "pa.DataType | None":
+        return schema.field(name).type if name in schema.names else None
+
+    image, series = type_of("image"), type_of("series")
+    has_series = series is not None and kinds.is_list(series) and kinds.is_list(series.value_type)
+    data = (
+        image.field("bytes").type if image and kinds.is_struct(image) and image.get_field_index("bytes") >= 0 else None
+    )
+    has_images = data is not None and (kinds.is_binary(data) or kinds.is_large_binary(data))
+    if wanted.kind == IMAGE and not has_images:
+        raise DataError(
+            f"{path}: column image is {image or 'missing'}, not struct<bytes: binary, path: string>, and "
+            f"{wanted.takes}. Rewrite it so, or name another file."
+        )
+    if wanted.kind == SERIES and not has_series:
+        raise DataError(
+            f"{path}: column series is {series or 'missing'}, not list<list<float>> (steps of channels), and "
+            f"{wanted.takes}. Rewrite it so, or name another file."
+        )
+    if wanted.kind in (TEXT, TABLE) and (has_images or has_series):
+        raise DataError(
+            f"{path}: holds {'images' if has_images else 'series'}, and {wanted.takes}. Name {_ADVICE[wanted.kind]}."
+        )
 
 
-def _pictures(images: "pa.StructArray", file_name: str, first_row: int) -> Iterator[Picture]:
-    has_path = images.type.get_field_index("path") >= 0
-    paths = images.field("path").to_pylist() if has_path else [None] * len(images)
-    for row, (data, path) in enumerate(zip(images.field("bytes").to_pylist(), paths, strict=True), first_row):
-        name = f"{file_name}, row {row}" + (f" ({path})" if path else "")
-        yield Picture(BadExampleError(f"{name}: has no image bytes") if data is None else data, name, row, path)
+def _holds_floats(schema: "pa.Schema", columns: tuple[str, ...]) -> bool:
+    import pyarrow.types as kinds
 
-
-def _read_array(path: Path, shape: Shape, batch_size: int, skip_bad: bool, tally: Tally) -> Iterator[InputBatch]:
-    """There are no bad images in an array: it fits as a whole or not at all."""
-    del skip_bad
-    return read_images(path, shape, batch_size, tally)
+    return all(name in schema.names and kinds.is_float32(schema.field(name).type) for name in columns)

@@ -1,8 +1,11 @@
 """A summary of data that outlives the data: counts, and samples that later data can be compared with.
 
+What is measured depends on the kind of data: `FEATURES` of images, `TEXT_FEATURES` of texts, the length of series and
+mean, sd and step of each channel, the values of each column of a table.
+
 A sample is drawn by content hash, not by random numbers: the same data gives the same sample on every machine, and
-data that repeats some of the old data repeats it in the sample, too. Only what is sampled is measured, a few images
-at a time.
+data that repeats some of the old data repeats it in the sample, too. Only what is sampled is measured, a few
+examples at a time.
 """
 
 from dataclasses import dataclass
@@ -11,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
+from assay.data.measuring import SERIES_NUMBERS, TEXT_FEATURES, column_names, measure_series, measure_texts
 from assay.data.shards import ShardInfo, inspect_shards
 from assay.data.validation import count_duplicates
 from assay.errors import DataError, NonFiniteError
+from assay.records import IMAGE, SERIES, TABLE
 from assay.records.night import DataProfile
 
 if TYPE_CHECKING:
@@ -29,23 +34,26 @@ MAX_VALUES = 2000
 _PROFILE_BYTES = 180_000
 _MIN_VALUES = 200
 _VALUE_BYTES = 9
+_NUMBER_BYTES = 13
+_DIGITS = 5
+MAX_CHANNELS, MAX_COLUMNS = 8, 32
 _BLOCK_PIXELS = 2**20
 _READ_ROWS = 1000
 _COLOURS = ("red", "green", "blue")
-_IN_SHARES = ("edge direction", "centre across", "centre down")
+_IN_SHARES = ("edge direction", "centre across", "centre down", *TEXT_FEATURES[3:])
 _GOLDEN, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """What the shards say beside pixels: missing share of each column, and file sizes, int64 ``[example]``."""
+    """What the shards say beside contents: missing share of each column, and file sizes, int64 ``[example]``."""
 
     missing_shares: dict[str, float]
     file_bytes: np.ndarray | None
 
 
 def summarise(
-    dataset: ImageDataset,
+    dataset: Dataset,
     rows: np.ndarray,
     probabilities: np.ndarray | None = None,
     *,
@@ -79,26 +87,29 @@ def summarise(
     stored = _read_stored(find_shards(dataset), rows)
     num_values = _num_values(dataset)
     order = sample_order(hashes)
-    features = measure(dataset.images, rows[order[:num_values]])
+    features, blank = _measure(dataset, rows[order[:num_values]])
     if stored.file_bytes is not None:
         features["file bytes"] = stored.file_bytes[rows[order[:num_values]]]
+    rounded = _rounded if dataset.ref.kind in (SERIES, TABLE) else _sorted
     num_duplicates, num_conflicting = count_duplicates(hashes, labels)
     predicted = np.ones(len(rows), bool) if seen is None else ~np.isin(hashes, seen)
     counts, top = _predictions(dataset, probabilities, predicted, order[predicted[order]][:num_values], len(rows))
     return DataProfile(
         data_md5=dataset.ref.md5,
         num_examples=len(rows),
-        image_shape=dataset.ref.image_shape,
+        shape=dataset.ref.shape,
         class_counts=_count(labels, dataset.ref.class_names),
         num_duplicates=num_duplicates,
         num_conflicting=num_conflicting,
         num_unreadable=num_unreadable,
-        blank_share=float(np.mean(features["contrast"] == 0)),
+        blank_share=float(blank.mean()),
         missing_shares=stored.missing_shares,
-        features={name: _sorted(values, 4 if name in _IN_SHARES else 2) for name, values in features.items()},
+        features={name: rounded(values, 4 if name in _IN_SHARES else 2) for name, values in features.items()},
         predicted_counts=counts,
         top_probabilities=top,
         num_predicted=sum(counts.values()),
+        kind=dataset.ref.kind,
+        columns=dataset.ref.columns,
     )
 
 
@@ -111,12 +122,53 @@ def _sorted(values: np.ndarray, decimals: int) -> tuple[float, ...]:
     return tuple(np.sort(np.round(values.astype(np.float64), decimals)).tolist())
 
 
-def _num_values(dataset: ImageDataset) -> int:
+def _rounded(values: np.ndarray, decimals: int) -> tuple[float, ...]:
+    """Sort values of any size and round them to a few digits; what is missing is left out."""
+    del decimals
+    values = np.sort(values[~np.isnan(values)].astype(np.float64))
+    return tuple(float(f"{value:.{_DIGITS}g}") for value in values.tolist())
+
+
+def _measure(dataset: Dataset, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Features of some examples, ``[row]`` each, and which of the examples hold nothing, bool ``[row]``."""
+    match dataset.ref.kind:
+        case "text":
+            texts = dataset.texts(rows)
+            return measure_texts(texts), np.array([not text.strip() for text in texts], bool)
+        case "series":
+            numbers = measure_series(dataset.series, rows)
+            features = {"steps": dataset.series.lengths(rows).astype(np.float64)}
+            for channel, name in enumerate(column_names(dataset.ref)[:MAX_CHANNELS]):
+                for number in ("mean", "sd", "step"):
+                    features[f"{name} {number}"] = numbers[:, channel, SERIES_NUMBERS.index(number)]
+            low, high = (numbers[..., SERIES_NUMBERS.index(name)] for name in ("minimum", "maximum"))
+            return features, np.asarray((low == high).all(axis=1))
+        case "table":
+            values = np.asarray(dataset.table[rows])
+            columns = column_names(dataset.ref)[:MAX_COLUMNS]
+            return dict(zip(columns, values.T, strict=False)), np.isnan(values).all(axis=1)
+        case _:
+            features = measure(dataset.images, rows)
+            return features, features["contrast"] == 0
+
+
+def _num_values(dataset: Dataset) -> int:
     """Values of a sample: so many that all samples and the counts of all classes stay below 200 kB."""
-    num_channels = dataset.ref.image_shape[2]
-    num_samples = len(FEATURES) + (2 * num_channels if num_channels > 1 else 0) + 1
+    shape = dataset.ref.shape
+    num_samples, value_bytes = 1, _NUMBER_BYTES
+    match dataset.ref.kind:
+        case "text":
+            num_samples, value_bytes = num_samples + len(TEXT_FEATURES), _VALUE_BYTES
+        case "series":
+            num_samples += 1 + 3 * min(shape[1], MAX_CHANNELS)
+        case "table":
+            num_samples += min(shape[0], MAX_COLUMNS)
+        case _:
+            num_samples, value_bytes = num_samples + len(FEATURES) + (2 * shape[2] if shape[2] > 1 else 0), _VALUE_BYTES
     class_bytes = sum(2 * len(name.encode("ascii", "backslashreplace")) + 26 for name in dataset.ref.class_names)
-    fitting = (_PROFILE_BYTES - class_bytes) // (num_samples * _VALUE_BYTES)
+    # A column's name may be there three times: in the list, with its missing share and with its sample.
+    column_bytes = sum(3 * len(name.encode("ascii", "backslashreplace")) + 36 for name in dataset.ref.columns)
+    fitting = (_PROFILE_BYTES - class_bytes - column_bytes) // (num_samples * value_bytes)
     return max(_MIN_VALUES, min(MAX_VALUES, fitting))
 
 
@@ -203,7 +255,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _predictions(
-    dataset: ImageDataset, probabilities: np.ndarray | None, counted: np.ndarray, sample: np.ndarray, num_rows: int
+    dataset: Dataset, probabilities: np.ndarray | None, counted: np.ndarray, sample: np.ndarray, num_rows: int
 ) -> tuple[dict[str, int], tuple[float, ...]]:
     """Predicted classes of the rows that count, and the top probability of those that are sampled."""
     if probabilities is None:
@@ -222,7 +274,7 @@ def _predictions(
     return counts, _sorted(probabilities[sample].max(axis=1), 5)
 
 
-def find_shards(dataset: ImageDataset) -> ShardInfo | None:
+def find_shards(dataset: Dataset) -> ShardInfo | None:
     """Find the shards that a data set was decoded from; None if its folder is gone.
 
     Raises:
@@ -252,12 +304,14 @@ def _read_stored(info: ShardInfo | None, rows: np.ndarray) -> _Stored:
     is_chosen[rows] = True
     num_present: dict[str, int] = {}
     sizes, start = np.zeros(info.num_examples, np.int64), 0
+    has_files = info.kind == IMAGE
     for path in info.files:
         try:
             with pq.ParquetFile(path) as file:
                 for part in file.iter_batches(batch_size=_READ_ROWS, use_threads=False):
                     place = slice(start, start + part.num_rows)
-                    sizes[place] = np.asarray(pc.binary_length(part.column("image").field("bytes")))
+                    if has_files:
+                        sizes[place] = np.asarray(pc.binary_length(part.column("image").field("bytes")))
                     for name in part.schema.names:
                         present = is_chosen[place] & ~is_missing(part.column(name))
                         num_present[name] = num_present.get(name, 0) + int(present.sum())
@@ -265,7 +319,7 @@ def _read_stored(info: ShardInfo | None, rows: np.ndarray) -> _Stored:
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{path}: cannot be read ({error}). Put the pinned data back: assay data pull.") from error
     num_chosen = int(is_chosen.sum())
-    return _Stored({name: 1 - count / num_chosen for name, count in num_present.items()}, sizes)
+    return _Stored({name: 1 - count / num_chosen for name, count in num_present.items()}, sizes if has_files else None)
 
 
 def is_missing(column: "pa.Array") -> np.ndarray:

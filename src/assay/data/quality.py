@@ -6,23 +6,33 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.profile import find_shards, is_missing
 from assay.data.shards import ShardInfo
 from assay.data.splits import SplitIndices
+from assay.data.validation import EXACTLY
 from assay.errors import DataError
+from assay.records import IMAGE, SERIES, TABLE, TEXT
 from assay.records.night import STOPS, WARNS, DataProfile, Finding, QualityLimits
 
 _DEFAULT_LIMITS = QualityLimits()
-_KNOWN_COLUMNS = ("image", "label", "split")
+_KNOWN_COLUMNS = ("image", "text", "series", "label", "split")
+_BLANK = {
+    IMAGE: ("of the images", "are of one colour"),
+    TEXT: ("of the texts", "hold nothing but white space"),
+    SERIES: ("of the series", "do not vary"),
+    TABLE: ("of the rows", "have no value in any column"),
+}
+"""Kind of data -> what an example is called that holds nothing, and how it does."""
 _MAX_DISTINCT = 50
+_NUM_NAMED = 5
 _CHANCE = 0.001
 
 
 def check_quality(
     old: DataProfile | None,
     new: DataProfile,
-    dataset: ImageDataset,
+    dataset: Dataset,
     splits: SplitIndices,
     limits: QualityLimits = _DEFAULT_LIMITS,
 ) -> tuple[Finding, ...]:
@@ -75,14 +85,46 @@ def _changed_classes(old: DataProfile, new: DataProfile, limits: QualityLimits) 
 
 
 def _changed_shape(old: DataProfile, new: DataProfile) -> Iterator[Finding]:
-    if old.image_shape != new.image_shape:
-        before, after = (" x ".join(map(str, shape)) for shape in (old.image_shape, new.image_shape))
+    """Another kind of data, other image sizes, channels or columns; a longer text or series is no change."""
+    if old.kind != new.kind:
+        yield Finding(
+            "kind of data",
+            STOPS,
+            f"The data was of kind {old.kind} and is of kind {new.kind} now: the champion cannot answer it. Import "
+            "data of the old kind, or give the other data a project of its own.",
+        )
+    elif new.kind == IMAGE and old.shape != new.shape:
+        before, after = (" x ".join(map(str, shape)) for shape in (old.shape, new.shape))
         yield Finding(
             "image shape",
             STOPS,
             f"Images were {before} and are {after} now: the champion cannot answer them. Import them in the old size, "
             "or train and promote a model of the new one by hand first.",
         )
+    elif new.kind in (SERIES, TABLE) and (old.shape[-1], old.columns) != (new.shape[-1], new.columns):
+        what = "channels" if new.kind == SERIES else "columns"
+        yield Finding(
+            what,
+            STOPS,
+            f"There are other {what} than before ({_changed_columns(old, new)}): the champion cannot answer them. "
+            f"Import the old {what}, or train and promote a model of the new ones by hand first.",
+            {"old": old.shape[-1], "new": new.shape[-1]},
+        )
+
+
+def _changed_columns(old: DataProfile, new: DataProfile) -> str:
+    """Say which columns or channels are new and gone, by name where they have names."""
+    parts = []
+    for what, here, there in (("new", new, old), ("gone", old, new)):
+        names = [name for name in here.columns if name not in there.columns]
+        if names and there.columns:
+            more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+            parts.append(f"{what}: {', '.join(map(repr, names[:_NUM_NAMED]))}{more}")
+    if parts:
+        return "; ".join(parts)
+    if old.shape[-1] == new.shape[-1] and sorted(old.columns) == sorted(new.columns):
+        return "the same ones in another order"
+    return f"{old.shape[-1]} then, {new.shape[-1]} now"
 
 
 def _changed_size(old: DataProfile, new: DataProfile, limits: QualityLimits) -> Iterator[Finding]:
@@ -126,7 +168,7 @@ def _missing(old: DataProfile | None, new: DataProfile, limits: QualityLimits) -
     ]
     cases += [
         ("unreadable", "of the files", "cannot be decoded", old.unreadable_share if old else 0.0, new.unreadable_share),
-        ("blank", "of the images", "are of one colour", old.blank_share if old else 0.0, new.blank_share),
+        ("blank", *_BLANK[new.kind], old.blank_share if old else 0.0, new.blank_share),
     ]
     for name, of_what, verb, share_before, share in cases:
         if share > share_before + limits.max_missing:
@@ -160,7 +202,7 @@ def _copies(old: DataProfile | None, new: DataProfile, limits: QualityLimits) ->
         )
 
 
-def _shared(dataset: ImageDataset, splits: SplitIndices) -> Iterator[Finding]:
+def _shared(dataset: Dataset, splits: SplitIndices) -> Iterator[Finding]:
     """Contents and groups that two splits share."""
     hashes, groups = np.asarray(dataset.content_hash), np.asarray(dataset.groups)
     for part, whole in (("test", "train"), ("test", "val"), ("val", "train")):
@@ -169,8 +211,8 @@ def _shared(dataset: ImageDataset, splits: SplitIndices) -> Iterator[Finding]:
             yield Finding(
                 f"{part} in {whole}",
                 STOPS,
-                f"{count:,} of {len(rows):,} {part} examples are in {whole}, too, pixel for pixel: what is measured on "
-                "them is memory. Make the splits anew.",
+                f"{count:,} of {len(rows):,} {part} examples are in {whole}, too, {EXACTLY[dataset.ref.kind]}: what is "
+                "measured on them is memory. Make the splits anew.",
                 {"count": count, "share": count / len(rows)},
             )
         grouped = groups[rows][groups[rows] >= 0]
@@ -184,7 +226,7 @@ def _shared(dataset: ImageDataset, splits: SplitIndices) -> Iterator[Finding]:
             )
 
 
-def _label_copies(dataset: ImageDataset, limits: QualityLimits) -> Iterator[Finding]:
+def _label_copies(dataset: Dataset, limits: QualityLimits) -> Iterator[Finding]:
     info = find_shards(dataset)
     if info is None:
         return
@@ -198,12 +240,14 @@ def _label_copies(dataset: ImageDataset, limits: QualityLimits) -> Iterator[Find
         # A group often has one label, a patient one diagnosis; only a group for each class is a copy of the label.
         if name == "group" and back < limits.min_label_copy:
             continue
+        is_input = dataset.ref.kind == TABLE and name in dataset.ref.columns
+        advice = "leave it out of the import" if is_input else "keep it from every model"
         yield Finding(
             f"label copy: {name}",
             limits.label_copy,
             f"Column {name!r} gives the label away: the other examples with its value name the class of {accuracy:.1%} "
-            f"of the examples, the largest class alone {majority:.1%}. Keep it from every model; if it marks what "
-            "belongs together, call it group.",
+            f"of the examples, the largest class alone {majority:.1%}. If it will not be known of new examples, "
+            f"{advice}; if it marks what belongs together, call it group.",
             {"accuracy": accuracy, "majority": majority, "column_from_label": back},
         )
 

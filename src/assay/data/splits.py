@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.validation import SPLIT_NAMES
 from assay.errors import DataError, ParamsError, StorageError
 from assay.params import SplitParams
@@ -40,7 +40,7 @@ class SplitIndices:
     test: np.ndarray
 
 
-def make_splits(dataset: ImageDataset, params: SplitParams, out_dir: Path) -> Splits:
+def make_splits(dataset: Dataset, params: SplitParams, out_dir: Path) -> Splits:
     """Divide a data set and freeze the division in a file.
 
     A given test or val split is kept as it is; its copies elsewhere are dropped. What is not given is carved out of
@@ -66,7 +66,7 @@ def make_splits(dataset: ImageDataset, params: SplitParams, out_dir: Path) -> Sp
     return _freeze(split, dataset, out_dir)
 
 
-def resample_val(dataset: ImageDataset, splits: Splits, params: SplitParams, seed: int, out_dir: Path) -> Splits:
+def resample_val(dataset: Dataset, splits: Splits, params: SplitParams, seed: int, out_dir: Path) -> Splits:
     """Divide train and val anew, in the same proportion; test, and what was left out, stays as it is.
 
     Args:
@@ -95,7 +95,7 @@ def resample_val(dataset: ImageDataset, splits: Splits, params: SplitParams, see
     return _freeze(split, dataset, out_dir)
 
 
-def _freeze(split: np.ndarray, dataset: ImageDataset, out_dir: Path) -> Splits:
+def _freeze(split: np.ndarray, dataset: Dataset, out_dir: Path) -> Splits:
     """Write a division down."""
     indices = SplitIndices(*(np.flatnonzero(split == code) for code in (_TRAIN, _VAL, _TEST)))
     digest = split_digest(indices)
@@ -137,7 +137,7 @@ def load_seen(path: Path) -> np.ndarray:
         path: A file that a division was frozen in.
 
     Returns:
-        Content hashes of train and val, bytes (``S16``) ``[content]``, sorted; as in `ImageDataset.content_hash`.
+        Content hashes of train and val, bytes (``S16``) ``[content]``, sorted; as in `Dataset.content_hash`.
 
     Raises:
         DataError: The file cannot be read, or is of a version that did not keep them.
@@ -288,7 +288,7 @@ def _neediest(members: np.ndarray, remaining: np.ndarray, quota: np.ndarray) -> 
     return max((_TRAIN, _TEST, _VAL), key=lambda code: scores[code])
 
 
-def _check_classes(split: np.ndarray, dataset: ImageDataset) -> None:
+def _check_classes(split: np.ndarray, dataset: Dataset) -> None:
     """Train, and each split that was carved out, has every class."""
     num_classes = len(dataset.ref.class_names)
     present = np.bincount(dataset.labels, minlength=num_classes) > 0

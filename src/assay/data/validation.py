@@ -5,18 +5,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assay.errors import DataError
-from assay.records import DataReport
+from assay.records import IMAGE, SERIES, TABLE, TEXT, DataReport
 
 if TYPE_CHECKING:
-    from assay.data.loading import ImageDataset
+    from assay.data.loading import Dataset
 
 SPLIT_NAMES = ("train", "val", "test")
 """Split of each code 0, 1, 2 in `given_split`; -1 is none given."""
 
+EXACTLY = {IMAGE: "pixel for pixel", TEXT: "letter for letter", SERIES: "value for value", TABLE: "value for value"}
+"""Kind of data -> how one example repeats another."""
+
 _LARGE_IMBALANCE = 10
 
 
-def validate(dataset: "ImageDataset") -> DataReport:
+def validate(dataset: "Dataset") -> DataReport:
     """Check a data set.
 
     Args:
@@ -29,7 +32,12 @@ def validate(dataset: "ImageDataset") -> DataReport:
         DataError: A label is out of range, there is only one class, or a class is too small to be divided.
     """
     return check_examples(
-        dataset.labels, dataset.content_hash, dataset.given_split, dataset.groups, dataset.ref.class_names
+        dataset.labels,
+        dataset.content_hash,
+        dataset.given_split,
+        dataset.groups,
+        dataset.ref.class_names,
+        dataset.ref.kind,
     )
 
 
@@ -39,15 +47,17 @@ def check_examples(
     given_split: np.ndarray,
     groups: np.ndarray,
     class_names: tuple[str, ...],
+    kind: str = IMAGE,
 ) -> DataReport:
     """Check labels, classes and duplicates.
 
     Args:
         labels: int64 ``[example]``.
-        content_hash: bytes ``[example]``, equal for equal pixels.
+        content_hash: bytes ``[example]``, equal for equal contents.
         given_split: int8 ``[example]``, an index into `SPLIT_NAMES` or -1.
         groups: int64 ``[example]``, -1 where there is no group.
         class_names: Class names in label order.
+        kind: Kind of data, one of `assay.records.KINDS`.
 
     Raises:
         DataError: As for `validate`.
@@ -62,7 +72,7 @@ def check_examples(
         num_duplicates=num_duplicates,
         num_conflicting=num_conflicting,
         warnings=tuple(
-            _warnings(counts, labels, class_names, num_duplicates, num_conflicting, content_hash, given_split)
+            _warnings(counts, labels, class_names, num_duplicates, num_conflicting, content_hash, given_split, kind)
         ),
     )
 
@@ -131,10 +141,11 @@ def _warnings(
     num_conflicting: int,
     content_hash: np.ndarray,
     given_split: np.ndarray,
+    kind: str,
 ) -> list[str]:
     sentences = []
     if num_duplicates:
-        sentences.append(f"{num_duplicates} examples repeat an earlier one pixel for pixel; copies share a split.")
+        sentences.append(f"{num_duplicates} examples repeat an earlier one {EXACTLY[kind]}; copies share a split.")
     if num_conflicting:
         sentences.append(f"{num_conflicting} of these copies carry another label than the first: one is wrong.")
     if overlap := count_overlap(content_hash, given_split):

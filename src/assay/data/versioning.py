@@ -23,7 +23,7 @@ from assay.data.staging import is_interrupted, settle, storage_errors
 from assay.errors import AssayError, DataError, PinMismatchError, StorageError
 from assay.progress import announce
 from assay.project import Project, only_one
-from assay.records import DataRef, Record
+from assay.records import IMAGE, DataRef, Record, with_shape
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -64,9 +64,11 @@ class DataPin(Record):
         source_details: Version and hash of the source, or its folder's name.
         num_examples: Number of examples.
         class_names: Class names in label order.
-        image_shape: Height, width, channels of every image.
+        shape: Of one example, as in `DataRef`.
         files: Every pinned file, by name.
         written_with: Version of pyarrow that wrote the shards; another one may write other bytes.
+        kind: Kind of data, as in `DataRef`.
+        columns: Names of columns or channels, as in `DataRef`.
     """
 
     md5: str
@@ -74,9 +76,11 @@ class DataPin(Record):
     source_details: dict[str, str]
     num_examples: int
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     files: tuple[PinnedFile, ...]
     written_with: str = ""
+    kind: str = IMAGE
+    columns: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -91,7 +95,9 @@ class DataPin(Record):
             source=self.source,
             num_examples=self.num_examples,
             class_names=self.class_names,
-            image_shape=self.image_shape,
+            shape=self.shape,
+            kind=self.kind,
+            columns=self.columns,
         )
 
 
@@ -144,7 +150,7 @@ def read_pin(project: Project) -> DataPin:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PinMismatchError(f"{path}: cannot be read ({_first_line(error)}). Restore it, e.g. with git.") from error
     try:
-        pin = DataPin.from_json({"md5": values["outs"][0]["md5"], **values["meta"]})
+        pin = DataPin.from_json({"md5": values["outs"][0]["md5"], **with_shape(values["meta"])})
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise PinMismatchError(
             f"{path}: does not say which examples it pins (no {error} in it). Restore it, or pin data/ as it is "

@@ -1,4 +1,4 @@
-"""The Parquet file of a batch scoring: one row a picture, written in a stream."""
+"""The Parquet file of a batch scoring: one row an example, written in a stream."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from assay.data.decoding import InputBatch
+from assay.data.input_batches import InputBatch
 
 _GROUP_BYTES = 8 << 20
 _GROUP_ROWS = (256, 65_536)
@@ -57,7 +57,7 @@ class AnswerFile:
         """Take a batch.
 
         Args:
-            batch: Pictures.
+            batch: Examples.
             probabilities: float64 ``[example, class]``.
 
         Raises:

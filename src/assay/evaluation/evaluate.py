@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.splits import load_split
 from assay.devices import resolve
 from assay.errors import DataError, StorageError
@@ -20,6 +20,7 @@ from assay.evaluation.metrics import score, score_classes
 from assay.evaluation.predictions import predict, write_predictions
 from assay.evaluation.report import ReportContext, render_report
 from assay.models.files import load_model
+from assay.models.fitting import mismatch
 from assay.models.spec import ModelSpec
 from assay.params import DeviceParams, EvaluationParams, flatten
 from assay.progress import announce
@@ -29,7 +30,7 @@ _NUM_STEPS = 5
 
 
 def evaluate(
-    dataset: ImageDataset,
+    dataset: Dataset,
     splits: Splits,
     trained: TrainResult,
     params: EvaluationParams,
@@ -69,7 +70,7 @@ def evaluate(
     rows = load_split(splits)
     _check_fit(dataset, spec, rows.test)
     compute = resolve(device)
-    predictions = predict(model, dataset, rows.test, compute)
+    predictions = predict(model, spec, dataset, rows.test, compute)
     write_predictions(predictions, out_dir / "predictions.parquet")
     labels, probabilities, names = predictions.labels, predictions.probabilities, predictions.class_names
     measure = partial(score, labels, num_bins=params.num_calibration_bins)
@@ -90,8 +91,8 @@ def evaluate(
     figures = draw_figures(
         labels,
         probabilities,
-        lambda positions: dataset.images[rows.test[positions]],
-        names,
+        dataset,
+        rows.test,
         trained.history,
         trained.best_epoch,
         confusion,
@@ -144,15 +145,11 @@ class _Teller:
         self._done += 1
 
 
-def _check_fit(dataset: ImageDataset, spec: ModelSpec, test: np.ndarray) -> None:
+def _check_fit(dataset: Dataset, spec: ModelSpec, test: np.ndarray) -> None:
     if not len(test):
         raise DataError("the test split is empty: there is nothing to evaluate on. Raise split.test_fraction.")
-    expected = (dataset.ref.class_names, tuple(dataset.ref.image_shape))
-    if expected != (spec.class_names, tuple(spec.image_shape)):
-        raise DataError(
-            f"the model was trained on {len(spec.class_names)} classes and images of shape {tuple(spec.image_shape)}, "
-            f"the data has {len(expected[0])} classes and shape {expected[1]}, or other names. Train on this data."
-        )
+    if (found := mismatch(spec, dataset.ref)) is not None:
+        raise DataError(f"the model does not fit the data: {found}. Train on this data.")
 
 
 def _with_intervals(
@@ -187,7 +184,9 @@ def _find_oddities(
             f"With 95% confidence the error rate is below {min(1.0, 3 / num_test):.2g} (rule of three)."
         )
     if not is_fitted:
-        notes.append("Train holds one class only: there is no logistic regression to compare with.")
+        notes.append(
+            "Train holds one class only, or texts without a letter: there is no logistic regression to compare with."
+        )
     return tuple(notes)
 
 

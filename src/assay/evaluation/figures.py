@@ -1,62 +1,38 @@
 """The figures of an evaluation, as PNG bytes.
 
-Every figure is a `matplotlib.figure.Figure` of its own: nothing is shared, no window system is asked for. Colours are
-Okabe and Ito's, told apart by colour-blind readers. Beyond `MAX_COLOURS` classes the hardest are named and the others
-are grey.
+Beyond `MAX_COLOURS` classes the hardest are named and the others are grey.
 """
 
-import io
-from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from assay.data.drawing import COLOURS as COLOURS
+from assay.data.drawing import DPI, FAINT, GREY, INK, display_name, style
+from assay.data.drawing import STYLE as STYLE
+from assay.data.drawing import to_png as to_png
+from assay.data.loading import Dataset
+from assay.evaluation.health_figure import health_figure
 from assay.evaluation.log_loss import true_class_loss
 from assay.evaluation.metrics import confidence_bins, ranked_classes
+from assay.evaluation.mistakes import mistakes_figure
 from assay.records import EpochRecord
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MAX_COLOURS = 7
 _NUM_HARDEST = 5
-_GREY, _INK, _FAINT = "#b8bcc2", "#24292f", "#e4e7eb"
-_DPI = 110
 _MAX_MISTAKES = 20
 _MAX_NUMBERED_CLASSES = 20
-STYLE: Any = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.edgecolor": "#8b949e",
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "lines.linewidth": 1.4,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "text.usetex": False,
-    "text.parse_math": False,
-    "path.simplify": True,
-}
-"""Matplotlib's settings, which every figure is drawn with."""
 
 
 def draw_figures(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    images: Callable[[np.ndarray], np.ndarray],
-    class_names: Sequence[str],
+    dataset: Dataset,
+    rows: np.ndarray,
     history: Sequence[EpochRecord],
     best_epoch: int,
     confusion: np.ndarray,
@@ -67,9 +43,8 @@ def draw_figures(
     Args:
         labels: True classes, int64 ``[example]``.
         probabilities: float64 ``[example, class]``.
-        images: Gives the images of chosen examples: positions in `labels` -> uint8
-            ``[example, height, width, channel]``.
-        class_names: Names of the classes.
+        dataset: The data that the examples are of.
+        rows: Their row numbers, int64 ``[example]``.
         history: Epochs of the training.
         best_epoch: Epoch whose weights were kept.
         confusion: Counts, int64 ``[true class, predicted class]``.
@@ -78,18 +53,19 @@ def draw_figures(
     Returns:
         Figure name -> PNG bytes.
     """
-    names = [display_name(name, number) for number, name in enumerate(class_names)]
+    names = [display_name(name, number) for number, name in enumerate(dataset.ref.class_names)]
     mistakes = worst_mistakes(labels, probabilities, _MAX_MISTAKES)
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+    with style():
         figures = {
             "confusion_matrix": confusion_figure(confusion, names),
             "roc_curves": curve_figure(labels, probabilities, names, "roc"),
             "precision_recall_curves": curve_figure(labels, probabilities, names, "precision_recall"),
             "reliability": reliability_figure(labels, probabilities, num_bins),
             "learning_curves": learning_figure(history, best_epoch),
-            "worst_mistakes": mistakes_figure(images(mistakes), labels[mistakes], probabilities[mistakes], names),
+            **({"training_health": health_figure(history)} if any(record.health for record in history) else {}),
+            "worst_mistakes": mistakes_figure(
+                dataset, rows[mistakes], labels[mistakes], probabilities[mistakes], names
+            ),
         }
         return {name: to_png(figure) for name, figure in figures.items()}
 
@@ -120,7 +96,7 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> Figure:
                 ha="center",
                 va="center",
                 fontsize=size,
-                color="white" if dark else _INK,
+                color="white" if dark else INK,
             )
     every = 1 if num_classes <= 60 else 10
     ticks = range(0, num_classes, every)
@@ -144,7 +120,7 @@ def curve_figure(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[
         names: Names to show.
         kind: ``roc`` or ``precision_recall``.
     """
-    figure = Figure(figsize=(7.4, 3.5), dpi=_DPI)
+    figure = Figure(figsize=(7.4, 3.5), dpi=DPI)
     whole, corner = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.075, right=0.75, top=0.92, bottom=0.14, wspace=0.27)
     ranked = ranked_classes(labels, probabilities.shape[1])
@@ -155,7 +131,7 @@ def curve_figure(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[
     handles, shown, colours = [], [], iter(COLOURS)
     for label in [k for k in hardest_first if k not in named] + [k for k in hardest_first if k in named]:
         horizontal, vertical = _thin(*curve(labels == label, probabilities[:, label])[:2])
-        colour = next(colours) if label in named else _GREY
+        colour = next(colours) if label in named else GREY
         for axes in (whole, corner):
             (line,) = axes.plot(horizontal, vertical, color=colour, lw=1.4 if label in named else 0.8)
         if label in named:
@@ -189,7 +165,7 @@ def reliability_figure(labels: np.ndarray, probabilities: np.ndarray, num_bins: 
     Source:
         Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22(158), 1927.
     """
-    figure = Figure(figsize=(4.6, 4.4), dpi=_DPI)
+    figure = Figure(figsize=(4.6, 4.4), dpi=DPI)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     figure.subplots_adjust(left=0.14, right=0.96, top=0.95, bottom=0.11, hspace=0.12)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
@@ -199,7 +175,7 @@ def reliability_figure(labels: np.ndarray, probabilities: np.ndarray, num_bins: 
     mean = np.bincount(bins, weights=confidence, minlength=num_bins)[used] / counts[used]
     share = np.bincount(bins, weights=right, minlength=num_bins)[used] / counts[used]
     low, high = _wilson(share, counts[used])
-    upper.plot([0, 1], [0, 1], color=_GREY, lw=1, ls=(0, (4, 3)))
+    upper.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
     errors = np.maximum(np.stack([share - low, high - share]), 0.0)
     upper.errorbar(mean, share, errors, fmt="o-", color=COLOURS[0], ms=4, lw=1.2, elinewidth=0.9, capsize=0)
     upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="share of right answers")
@@ -214,7 +190,7 @@ def reliability_figure(labels: np.ndarray, probabilities: np.ndarray, num_bins: 
 
 def learning_figure(history: Sequence[EpochRecord], best_epoch: int) -> Figure:
     """Draw loss and accuracy of train and val over the epochs, with the kept epoch marked."""
-    figure = Figure(figsize=(7.4, 3.0), dpi=_DPI)
+    figure = Figure(figsize=(7.4, 3.0), dpi=DPI)
     panels = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.085, right=0.98, top=0.92, bottom=0.16, wspace=0.22)
     epochs = [record.epoch for record in history]
@@ -224,75 +200,17 @@ def learning_figure(history: Sequence[EpochRecord], best_epoch: int) -> Figure:
             values = [getattr(record, f"{split}_{name}") for record in history]
             axes.plot(epochs, values, color=colour, marker=marker, ms=3, label=split)
         if epochs:
-            axes.axvline(best_epoch, color=_GREY, lw=1, ls=(0, (4, 3)), label="kept", zorder=0)
+            axes.axvline(best_epoch, color=GREY, lw=1, ls=(0, (4, 3)), label="kept", zorder=0)
             axes.legend(frameon=False, fontsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.set(xlim=(0.5, max(epochs, default=1) + 0.5), xlabel="epoch", ylabel=name)
-        axes.grid(axis="y", color=_FAINT, lw=0.7)
+        axes.grid(axis="y", color=FAINT, lw=0.7)
         axes.set_axisbelow(True)
     return figure
 
 
-def mistakes_figure(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> Figure:
-    """Draw the worst mistakes, each with its true class, the answer and the answer's probability.
-
-    Args:
-        images: uint8 ``[mistake, height, width, channel]``.
-        labels: True classes, int64 ``[mistake]``.
-        probabilities: float64 ``[mistake, class]``.
-        names: Names to show.
-    """
-    num_columns, cell_width, cell_height, side = 5, 1.48, 1.52, 1.1
-    num_rows = max(1, -(-len(images) // num_columns))
-    inches = (num_columns * cell_width, num_rows * cell_height + 0.06)
-    figure = Figure(figsize=inches if len(images) else (inches[0], 0.8), dpi=_DPI)
-    if not len(images):
-        figure.text(0.5, 0.5, "No mistake on test.", ha="center", va="center", fontsize=11)
-        return figure
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.axis("off")
-    for number, (image, label, row) in enumerate(zip(images, labels, probabilities, strict=True)):
-        bottom, middle = number // num_columns * cell_height + 1.16, (number % num_columns + 0.5) * cell_width
-        height, width = (side * pixels / max(image.shape[:2]) for pixels in image.shape[:2])
-        box = (middle - width / 2, middle + width / 2, bottom, bottom - height)
-        axes.imshow(_as_picture(image), extent=box, aspect="auto", cmap="gray", vmin=0, vmax=255)
-        answer = int(row.argmax())
-        axes.text(middle, bottom + 0.04, names[label], ha="center", va="top", fontsize=7)
-        text = f"→ {names[answer]} ({row[answer]:.2f})"
-        axes.text(middle, bottom + 0.17, text, ha="center", va="top", fontsize=7, color=COLOURS[1])
-    axes.set(xlim=(0, inches[0]), ylim=(inches[1], 0))
-    return figure
-
-
-def to_png(figure: Figure) -> bytes:
-    """Render a figure; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
-
-
-def display_name(name: str, number: int, limit: int = 13) -> str:
-    """Make a class name safe to draw: short, one line, and only glyphs that the font has.
-
-    Args:
-        name: The class name.
-        number: Its class number, shown where the font cannot spell the name.
-        limit: Longest result in characters.
-    """
-    line = " ".join(name.split())
-    if not line or any(ord(character) not in _glyphs() for character in line):
-        return f"class {number}"
-    return line if len(line) <= limit else f"{line[: limit - limit // 2]}…{line[1 - limit // 2 :]}"
-
-
-@cache
-def _glyphs() -> frozenset[int]:
-    """Code points that matplotlib's own font can draw."""
-    return frozenset(FT2Font(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))).get_charmap())
-
-
 def _one_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -326,7 +244,7 @@ def _frame_curves(whole: Axes, corner: Axes, kind: str, worst_area: float) -> No
     whole.set_ylabel("true positive rate" if is_roc else "precision")
     corner.set_title("the corner, enlarged", fontsize=8.5)
     if is_roc:
-        whole.plot([0, 1], [0, 1], color=_GREY, lw=1, ls=(0, (4, 3)))
+        whole.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
 
 
 def _rounded_down(value: float) -> str:
@@ -339,11 +257,3 @@ def _wilson(share: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarr
     centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
     half = z / (1 + z**2 / counts) * np.sqrt(share * (1 - share) / counts + z**2 / (4 * counts**2))
     return centre - half, centre + half
-
-
-def _as_picture(image: np.ndarray) -> np.ndarray:
-    """One channel as grey, three and more as the colours of the first three, two as their mean."""
-    channels = image.shape[2]
-    if channels >= 3:
-        return image[..., :3]
-    return image[..., 0] if channels == 1 else image.mean(axis=2)

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import nn
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.devices import Compute, torch_device
 from assay.errors import DataError, NonFiniteError, StorageError
+from assay.models.spec import ModelSpec
 from assay.training.batches import Batches, to_model_input
 from assay.training.session import compute_session
 
@@ -47,12 +48,12 @@ class Predictions:
         return answer
 
 
-def predict(model: nn.Module, dataset: ImageDataset, rows: np.ndarray, compute: Compute) -> Predictions:
+def predict(model: nn.Module, spec: ModelSpec, dataset: Dataset, rows: np.ndarray, compute: Compute) -> Predictions:
     """Let a model answer some examples of a data set.
 
     Args:
-        model: Maps float32 raw pixel values ``[batch, channel, height, width]`` to logits ``[batch, class]``; it is
-            put into eval mode and moved to the device.
+        model: Maps what its spec says to logits ``[batch, class]``; it is put into eval mode and moved to the device.
+        spec: Its spec.
         dataset: All examples.
         rows: Row numbers, int64 ``[example]``.
         compute: Device, precision and threads; the same ones give the same bits.
@@ -60,13 +61,13 @@ def predict(model: nn.Module, dataset: ImageDataset, rows: np.ndarray, compute: 
     Raises:
         NonFiniteError: A logit is NaN or infinite.
     """
-    probabilities = predict_probabilities(model, dataset, rows, compute)
+    probabilities = predict_probabilities(model, spec, dataset, rows, compute)
     names, md5 = dataset.ref.class_names, dataset.ref.md5
     return Predictions(np.asarray(rows, np.int64), np.asarray(dataset.labels[rows]), probabilities, names, md5)
 
 
 def predict_probabilities(
-    model: nn.Module, dataset: ImageDataset, rows: Int64[np.ndarray, " example"], compute: Compute
+    model: nn.Module, spec: ModelSpec, dataset: Dataset, rows: Int64[np.ndarray, " example"], compute: Compute
 ) -> Float64[np.ndarray, "example class"]:
     """Compute class probabilities, batch by batch; the softmax is taken in float64.
 
@@ -75,6 +76,7 @@ def predict_probabilities(
 
     Args:
         model: As in `predict`.
+        spec: Its spec.
         dataset: All examples.
         rows: Row numbers, int64 ``[example]``.
         compute: Device, precision and threads.
@@ -87,7 +89,9 @@ def predict_probabilities(
     """
     device = torch_device(compute)
     model = model.to(device).eval()
-    batches = Batches(dataset, rows, device)
+    if not len(rows):
+        return np.empty((0, len(dataset.ref.class_names)))
+    batches = Batches(dataset, rows, device, spec)
     parts = []
     bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute.precision == "bf16")
     with compute_session(compute), torch.inference_mode(), bf16:
@@ -97,8 +101,6 @@ def predict_probabilities(
             images, _ = batches.take(full)
             logits = model(to_model_input(images))
             parts.append(logits[: len(positions)].to("cpu", torch.float64))
-    if not parts:
-        return np.empty((0, len(dataset.ref.class_names)))
     logits = torch.cat(parts)
     _check_finite(logits, rows)
     return torch.softmax(logits, dim=1).numpy()

@@ -9,8 +9,9 @@ from typing import Any
 import jinja2
 
 from assay.devices import Compute
+from assay.evaluation.health_figure import HEALTH_COLUMNS, health_rows
 from assay.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
-from assay.records import ClassMetrics, DataRef, Evaluation, Interval, Splits, TrainResult
+from assay.records import SERIES, TABLE, TEXT, ClassMetrics, DataRef, Evaluation, Interval, Splits, TrainResult
 
 _LABELS = {
     "accuracy": "accuracy",
@@ -35,11 +36,18 @@ _CAPTIONS = {
         "How often the answer is right against the probability it was given, with Wilson's 95% intervals.",
     ),
     "learning_curves": ("Learning curves", "The dashed line marks the epoch whose weights were kept."),
+    "training_health": ("Training health", "Each layer at an epoch's end, from the first (dark) to the last (light)."),
     "worst_mistakes": (
         "Worst mistakes",
         "The least probability for the true class first: the true class, then the answer and its probability.",
     ),
 }
+_SHOWN = {
+    TEXT: "Beside them, the beginning of the text.",
+    SERIES: "One line for each of the first channels.",
+    TABLE: "Beside them, the values farthest from the mean of the true class, in its standard deviations (z).",
+}
+"""Kind of data -> what the worst mistakes are drawn as, where it does not go without saying."""
 _NUM_CONFUSIONS = 5
 _NOTHING = "-"
 
@@ -95,10 +103,16 @@ def render_report(evaluation: Evaluation, context: ReportContext, figures: Mappi
         level=f"{100 * evaluation.confidence:.4g}%",
         baseline_names=[name.replace("_", " ") for name in evaluation.baselines],
         metrics=[_metric_row(name, evaluation) for name in METRIC_NAMES if name in evaluation.metrics],
-        notes=[*context.notes, *(f"{n.replace('_', ' ')}: {note}" for n, note in context.baseline_notes.items())],
+        health_columns=HEALTH_COLUMNS,
+        health=health_rows(context.trained.history),
+        notes=[
+            *context.trained.warnings,
+            *context.notes,
+            *(f"{n.replace('_', ' ')}: {note}" for n, note in context.baseline_notes.items()),
+        ],
         classes=[_class_row(k, name, evaluation.per_class[name]) for k, name in enumerate(names)],
         confusions=_frequent_confusions(evaluation, names),
-        figures=[_figure(name, png) for name, png in figures.items()],
+        figures=[_figure(name, png, context.data.kind) for name, png in figures.items()],
         method=_method(evaluation, context),
         lineage=list(context.lineage.items()),
     )
@@ -123,12 +137,11 @@ def _headline(name: str, evaluation: Evaluation) -> dict[str, str]:
 
 def _facts(context: ReportContext) -> list[tuple[str, str]]:
     data, splits, trained = context.data, context.splits, context.trained
-    height, width, channels = data.image_shape
     kept = f"epoch {trained.best_epoch} of {len(trained.history)}"
     return [
         ("data", f"{data.source}, {data.num_examples:,} examples, {len(data.class_names)} classes"),
         ("data md5", data.md5),
-        ("images", f"{height} x {width} pixels, {channels} channel{'s' if channels != 1 else ''}"),
+        _contents(data),
         ("split", f"{splits.num_train:,} train, {splits.num_val:,} val, {splits.num_test:,} test"),
         *context.model.items(),
         ("parameters", f"{trained.num_parameters:,}"),
@@ -137,6 +150,21 @@ def _facts(context: ReportContext) -> list[tuple[str, str]]:
         ("training speed", f"{trained.samples_per_second:,.0f} samples/s, {trained.seconds:.1f} s in all"),
         ("tested on", _place(context.device.device, context.device.precision, context.device.num_threads)),
     ]
+
+
+def _contents(data: DataRef) -> tuple[str, str]:
+    """What one example is."""
+    match data.kind:
+        case "image":
+            height, width, channels = data.image_shape
+            return "images", f"{height} x {width} pixels, {channels} channel{'s' if channels != 1 else ''}"
+        case "text":
+            return "texts", f"at most {data.shape[0]:,} bytes of UTF-8"
+        case "series":
+            steps, channels = data.shape
+            return "series", f"at most {steps:,} steps, {channels} channel{'s' if channels != 1 else ''}"
+        case _:
+            return "rows", f"{data.shape[0]:,} column{'s' if data.shape[0] != 1 else ''}"
 
 
 def _place(device: str, precision: str, num_threads: int) -> str:
@@ -184,8 +212,10 @@ def _frequent_confusions(evaluation: Evaluation, names: Sequence[str]) -> list[d
     ]
 
 
-def _figure(name: str, png: bytes) -> dict[str, str]:
+def _figure(name: str, png: bytes, kind: str) -> dict[str, str]:
     title, caption = _CAPTIONS[name]
+    if name == "worst_mistakes":
+        caption = f"{caption} {_SHOWN.get(kind, '')}".rstrip()
     return {"title": title, "caption": caption, "base64": base64.b64encode(png).decode("ascii")}
 
 

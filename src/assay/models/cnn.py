@@ -1,4 +1,4 @@
-"""The classic convolutional network: [conv3x3, pool] x n, one hidden layer, one output layer."""
+"""Convolutional networks: [conv3x3, pool, residual blocks] x n, then a hidden layer or an average, then the output."""
 
 import itertools
 
@@ -10,58 +10,79 @@ from assay.errors import DataError
 from assay.models.normalize import Normalize
 from assay.models.pooling import pool_relu
 from assay.models.spec import ModelSpec
+from assay.params import CnnParams
 
 
 class Cnn(nn.Module):
-    """Convolutions with 2x2 max-pooling, then two fully connected layers.
+    """Convolutions with 2x2 max-pooling, residual blocks where asked for, then a linear head.
 
     With ``x`` the normalised image, ``*`` a 3x3 convolution with one pixel of zero padding, ``pool`` the maximum
     over 2x2 windows (an odd last row or column is left out) and ``relu(z) = max(z, 0)``::
 
-        h_0 = x
-        h_i = relu(pool(norm(W_i * h_{i-1} + b_i)))    i = 1 .. n, one for each entry of `CnnParams.channels`
-        h   = dropout(relu(V flatten(h_n) + c))        `CnnParams.hidden_units` wide
+        h_0 = input_dropout(x)
+        h_i = blocks_i(relu(pool(norm(W_i * h_{i-1} + b_i))))    i = 1 .. n, one for each entry of `CnnParams.channels`
+        h   = dropout(relu(V flatten(h_n) + c))    where `CnnParams.head` is ``flatten``, `hidden_units` wide
+        h   = dropout(mean(h_n))                   where it is ``average``: over the pixels of each channel
         logits = U h + d
 
     ``relu(pool(z))`` equals the textbook's ``pool(relu(z))``, as both are monotone, and does a quarter of the
-    work. ``norm`` is batch normalisation where `CnnParams.batch_norm` asks for it, else nothing. Dropout zeroes each
-    hidden activation with probability p while training and scales the others by 1 / (1 - p). ``flatten`` goes row by
-    row with the channels of a pixel together, as they lie in memory; its size follows the image.
+    work. ``norm`` is batch normalisation where `CnnParams.batch_norm` asks for it, else nothing. ``blocks_i`` is
+    `CnnParams.residual_blocks` times `ResidualBlock`. Dropout zeroes each activation with probability p while training
+    and scales the others by 1 / (1 - p): hidden dropout where it says ``dropout``, input dropout on the pixels.
+    ``flatten`` goes row by row with the channels of a pixel together, as they lie in memory; its size follows the
+    image.
 
     Attributes:
         normalize: Pixels to zero mean and unit variance.
         convs: The convolutions.
         norms: Batch normalisation after each convolution; empty without.
-        hidden: The hidden layer.
-        dropout: Dropout after the hidden layer.
+        blocks: The residual blocks after each pool; empty without.
+        hidden: The hidden layer; identity where the maps are averaged.
+        input_dropout: Dropout of pixels.
+        dropout: Dropout before the output layer.
         output: The output layer.
+        rectified: Names of the layers that ReLU follows, for `assay.training.health`.
 
     Source:
         LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE
         86(11), 1998, section II.B, with ReLU and max-pooling (Krizhevsky et al., NeurIPS 2012, section 3) and
         dropout (Srivastava et al., JMLR 15, 2014, section 4). Batch normalisation: Ioffe and Szegedy, ICML 2015,
-        algorithms 1 and 2.
+        algorithms 1 and 2. Average: Lin, Chen, Yan, "Network in network", ICLR 2014, section 3.2.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        params = spec.model
+        if not isinstance(params, CnnParams):
+            raise TypeError(f"a Cnn is made of CnnParams, not of {type(params).__name__}")
         height, width, image_channels = spec.image_shape
-        channels = (image_channels, *spec.model.channels)
-        num_pools = len(spec.model.channels)
+        channels = (image_channels, *params.channels)
+        num_pools = len(params.channels)
         if min(height, width) < 2**num_pools:
             raise DataError(
                 f"images of {height}x{width} pixels are too small for {num_pools} poolings: each halves the image. "
                 f"Give model.channels at most {min(height, width).bit_length() - 1} entries, or larger images."
             )
-        self.normalize = Normalize(spec.pixel_mean, spec.pixel_std)
+        self.normalize = Normalize(spec.mean, spec.std)
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size=3, padding=1) for before, after in itertools.pairwise(channels)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in spec.model.channels if spec.model.batch_norm)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in params.channels if params.batch_norm)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width) for _ in range(params.residual_blocks)))
+            for width in params.channels
+            if params.residual_blocks
+        )
+        self.averages = params.head == "average"
         flat = channels[-1] * (height >> num_pools) * (width >> num_pools)
-        self.hidden = nn.Linear(flat, spec.model.hidden_units)
-        self.dropout = nn.Dropout(spec.dropout_prob)
-        self.output = nn.Linear(spec.model.hidden_units, spec.num_classes)
+        features = channels[-1] if self.averages else params.hidden_units
+        self.hidden = nn.Identity() if self.averages else nn.Linear(flat, features)
+        self.input_dropout = nn.Dropout(spec.dropout.input)
+        self.dropout = nn.Dropout(spec.dropout.hidden)
+        self.output = nn.Linear(features, spec.num_classes)
+        before_relu = "norms" if self.norms else "convs"
+        head = () if self.averages else ("hidden",)
+        self.rectified = (*(f"{before_relu}.{number}" for number in range(num_pools)), *head)
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class"]:
         """Return the logits of a batch.
@@ -72,12 +93,52 @@ class Cnn(nn.Module):
         Returns:
             One logit for each class.
         """
-        features = self.normalize(images)
+        features = self.input_dropout(self.normalize(images))
         for index, conv in enumerate(self.convs):
             features = conv(features)
             if self.norms:
                 features = self.norms[index](features)
             features = pool_relu(features)
-        hidden = torch.relu(self.hidden(features.permute(0, 2, 3, 1).flatten(1)))
+            if self.blocks:
+                features = self.blocks[index](features)
+        if self.averages:
+            hidden = features.mean((2, 3))
+        else:
+            hidden = torch.relu(self.hidden(features.permute(0, 2, 3, 1).flatten(1)))
         logits: Tensor = self.output(self.dropout(hidden))
         return logits
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions whose result is added to what came in; width and size stay.
+
+    ::
+
+        y = relu(x + norm2(W2 * relu(norm1(W1 * x))))
+
+    The gain of ``norm2`` starts at 0, so that a fresh block passes on what comes in: ``x`` is not negative, being
+    rectified.
+
+    Args:
+        width: Channels.
+
+    Source:
+        He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016, equation 1 and section 3.3;
+        the gain of 0: Goyal et al., "Accurate, large minibatch SGD", 2017, section 5.1.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        nn.init.zeros_(self.norm2.weight)
+        self.rectified = ("norm1",)
+
+    def forward(
+        self, features: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return the activations, not negative."""
+        inner = torch.relu(self.norm1(self.conv1(features)))
+        return torch.relu(features + self.norm2(self.conv2(inner)))

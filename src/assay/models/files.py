@@ -1,4 +1,4 @@
-"""A model on disk: ``weights.safetensors``, ``model.json`` and a SHA-256 manifest.
+"""A model on disk: ``weights.safetensors``, ``model.json``, for text ``tokenizer.json``, and a SHA-256 manifest.
 
 Nothing here unpickles. The manifest's hashes are checked on the very bytes that are loaded: a file is read once,
 hashed, and parsed from memory.
@@ -20,7 +20,11 @@ from assay.models.spec import ModelSpec
 
 WEIGHTS_FILE = "weights.safetensors"
 SPEC_FILE = "model.json"
+TOKENIZER_FILE = "tokenizer.json"
 MANIFEST_FILE = "manifest.json"
+MODEL_FILES = (WEIGHTS_FILE, SPEC_FILE, TOKENIZER_FILE)
+"""What a model consists of; the last one only where it takes text."""
+
 _BLOCK_BYTES = 1 << 20
 
 
@@ -44,6 +48,8 @@ def save_model(model: nn.Module, spec: ModelSpec, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / WEIGHTS_FILE, weights)
         replace_file(folder / SPEC_FILE, _json_bytes(spec.to_json()))
+        if spec.tokenizer:
+            replace_file(folder / TOKENIZER_FILE, spec.tokenizer.encode())
     except OSError as error:
         raise StorageError(
             f"{folder}: cannot write the model ({error.strerror}). Free some space or make the folder writable."
@@ -71,11 +77,12 @@ def load_model(folder: Path, expected_manifest_sha256: str | None = None) -> tup
         if needed not in files:
             raise ModelFileError(f"{folder / MANIFEST_FILE}: does not list {needed}. Export the model again.")
     _check_names(folder, files)
-    loaded = {name: _check_file(folder, name, files[name]) for name in (WEIGHTS_FILE, SPEC_FILE)}
+    kept = [name for name in MODEL_FILES if name in files]
+    loaded = {name: _check_file(folder, name, files[name]) for name in kept}
     for name in files.keys() - loaded.keys():
         _check_file(folder, name, files[name], keep=False)
     try:
-        spec = ModelSpec.from_json(json.loads(loaded[SPEC_FILE]))
+        spec = ModelSpec.from_json(json.loads(loaded[SPEC_FILE]), loaded.get(TOKENIZER_FILE, b"").decode())
     except (ValueError, TypeError, KeyError) as error:
         raise ModelFileError(f"{folder / SPEC_FILE}: does not describe a model ({error}).") from error
     module = build_model(spec, seed=0)

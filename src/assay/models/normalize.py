@@ -31,3 +31,31 @@ class Normalize(nn.Module):
         # As large as an image and laid out like it: a few channels at a time, broadcasting does not vectorise.
         one = torch.zeros_like(images[:1])
         return (images - (one + self.mean)) / (one + self.std)
+
+
+class NormalizeFeatures(nn.Module):
+    """Subtract each feature's mean and divide by its standard deviation; what is missing becomes 0, the mean.
+
+    Args:
+        mean: Mean of each feature over the train split.
+        std: Standard deviation of each feature over the train split; a constant feature (0) is only centred.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        scale = [value if value > 0 else 1.0 for value in std]
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(scale, dtype=torch.float32))
+
+    def forward(self, values: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
+        """Return the normalised values.
+
+        Args:
+            values: Raw values; NaN where one is missing or padding.
+        """
+        # Replaced before the arithmetic, too: NaN times the gradient 0 would be NaN.
+        missing = values.isnan()
+        return ((values.masked_fill(missing, 0.0) - self.mean) / self.std).masked_fill(missing, 0.0)

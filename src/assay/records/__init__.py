@@ -14,20 +14,25 @@ from assay.records.ablation import (
     Verdict,
 )
 from assay.records.base import Record
-from assay.records.data import DataRef, DataReport, Splits
+from assay.records.data import IMAGE, KINDS, SERIES, TABLE, TEXT, DataRef, DataReport, Splits, with_shape
 from assay.records.evaluation import ClassMetrics, Evaluation, Interval
 from assay.records.gate import FIRST, KEPT, OUTCOMES, PROMOTED, REFUSED, Decision, Look, Promotion, Rule
 from assay.records.night import DataProfile, Drift, Finding, NightRecord, QualityLimits
 from assay.records.runs import ModelRef, RunKey, RunRecord
-from assay.records.training import EpochRecord, StepRecords, TrainResult
+from assay.records.training import EpochRecord, LayerHealth, PretrainingRecord, StartRef, StepRecords, TrainResult
 
 __all__ = [
     "BASELINE",
     "FIRST",
+    "IMAGE",
     "KEPT",
+    "KINDS",
     "OUTCOMES",
     "PROMOTED",
     "REFUSED",
+    "SERIES",
+    "TABLE",
+    "TEXT",
     "AblationPlan",
     "AblationRecord",
     "ClassMetrics",
@@ -41,9 +46,11 @@ __all__ = [
     "Evaluation",
     "Finding",
     "Interval",
+    "LayerHealth",
     "Look",
     "ModelRef",
     "NightRecord",
+    "PretrainingRecord",
     "Promotion",
     "QualityLimits",
     "Record",
@@ -51,10 +58,12 @@ __all__ = [
     "RunKey",
     "RunRecord",
     "Splits",
+    "StartRef",
     "StepRecords",
     "TrainResult",
     "Trial",
     "Variant",
     "VariantSummary",
     "Verdict",
+    "with_shape",
 ]

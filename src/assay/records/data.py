@@ -1,8 +1,15 @@
 """Pinned data, what validation saw of it, and how it is divided."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from assay.records.base import Record
+
+IMAGE, TEXT, SERIES, TABLE = "image", "text", "series", "table"
+"""Kinds of data."""
+
+KINDS = (IMAGE, TEXT, SERIES, TABLE)
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,10 @@ class DataRef(Record):
         source: What the data was imported from, e.g. ``mnist5k`` or ``image-folder``.
         num_examples: Number of examples.
         class_names: Class names; an example's label is an index into them.
-        image_shape: Height, width, channels of every image.
+        shape: Of one example. An image: height, width, channels. A series: steps of the longest, channels. A text:
+            bytes of the longest in UTF-8. A row of a table: columns.
+        kind: One of `KINDS`.
+        columns: Names of a table's columns or of a series' channels; empty where they have none.
     """
 
     path: str
@@ -23,7 +33,25 @@ class DataRef(Record):
     source: str
     num_examples: int
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+    kind: str = IMAGE
+    columns: tuple[str, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels of every image."""
+        height, width, channels = self.shape
+        return height, width, channels
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a record; one of the time when all data were images is understood, too."""
+        return super().from_json(with_shape(values))
+
+
+def with_shape(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what was written when all data were images the names of today."""
+    return {{"image_shape": "shape"}.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True)

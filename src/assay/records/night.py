@@ -1,9 +1,11 @@
 """What a night looks at before it trains, and what it came to: a summary of data, findings, drift, a decision."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 from assay.records.base import Record
+from assay.records.data import IMAGE, with_shape
 
 STOPS = "stops"
 WARNS = "warns"
@@ -23,22 +25,25 @@ class DataProfile(Record):
     Attributes:
         data_md5: DVC's hash of the data.
         num_examples: Examples that were summarised.
-        image_shape: Height, width, channels of every image.
+        shape: Of one example, as in `DataRef`; of texts and series the largest there was.
         class_counts: Examples of each class, by class name in label order; 0 for a class without any.
         num_duplicates: Examples whose decoded content equals that of an earlier one.
         num_conflicting: Duplicates that carry another label than the first.
         num_unreadable: Files that the import left out because they cannot be decoded; not part of `num_examples`.
-        blank_share: Share of the sampled images whose pixels are all equal.
+        blank_share: Share of the sampled examples that hold nothing: images of one colour, texts of white space, series
+            that do not vary, rows of a table without any value.
         missing_shares: Column of the shards -> share of its values that are missing.
-        features: Feature -> sample of its values, sorted; see `assay.data.profile.FEATURES`.
+        features: Feature -> sample of its values, sorted; see `assay.data.profile` and `assay.data.measuring`.
         predicted_counts: Class name -> examples that the champion takes for it; empty without predictions.
         top_probabilities: Sample of the champion's highest probability of an example, sorted; empty without.
         num_predicted: Examples behind the predictions: those that the champion had not seen in training.
+        kind: Kind of data, one of `assay.records.KINDS`.
+        columns: Names of a table's columns or of a series' channels.
     """
 
     data_md5: str
     num_examples: int
-    image_shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     class_counts: dict[str, int]
     num_duplicates: int
     num_conflicting: int
@@ -49,6 +54,13 @@ class DataProfile(Record):
     predicted_counts: dict[str, int] = field(default_factory=dict)
     top_probabilities: tuple[float, ...] = ()
     num_predicted: int = 0
+    kind: str = IMAGE
+    columns: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a summary; one of the time when all data were images is understood, too."""
+        return super().from_json(with_shape(values))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -73,7 +85,7 @@ class QualityLimits(Record):
     Attributes:
         changed_classes: Level of a class that is new or gone.
         min_size_ratio: Fewer examples than this share of the old data stop the night.
-        max_missing: Share of a column that may be missing, or of files unreadable, or of images blank, beyond what
+        max_missing: Share of a column that may be missing, or of files unreadable, or of examples blank, beyond what
             the old data had.
         max_duplicate_rise: Rise of the share of duplicates.
         max_conflicting: Share of the examples that may be copies with another label; more stops, fewer warns.

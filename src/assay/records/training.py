@@ -6,6 +6,32 @@ from assay.records.base import Record
 
 
 @dataclass(frozen=True)
+class LayerHealth(Record):
+    """How one layer does at an epoch's end.
+
+    Attributes:
+        name: Its name in the module; of a deep model two names, the first and the last of what is taken together.
+        kind: Its class, e.g. ``Conv2d``; empty where different ones are taken together.
+        grad_norm: Norm of the loss's gradient in the epoch's last step, without penalty terms, before clipping.
+        weight_norm: Norm of its parameters.
+        activation_mean: Mean of its outputs; this and all that follow are None where the layer puts out nothing.
+        activation_std: Their standard deviation.
+        dead_share: Share of its units that are the same for all examples or that a ReLU never lets pass; None also
+            where there are too few examples to tell.
+        saturated_share: Share of its outputs beyond 0.99 of what tanh can give; 0 for other nonlinearities.
+    """
+
+    name: str
+    kind: str
+    grad_norm: float
+    weight_norm: float
+    activation_mean: float | None = None
+    activation_std: float | None = None
+    dead_share: float | None = None
+    saturated_share: float | None = None
+
+
+@dataclass(frozen=True)
 class EpochRecord(Record):
     """One epoch of training.
 
@@ -20,6 +46,7 @@ class EpochRecord(Record):
         seconds: Wall time of the epoch.
         timestamp_ms: Unix time in ms at the epoch's end; a resumed run keeps it, so logging twice is logging
             once.
+        health: How each layer does; empty where nobody looked, which is after some of many short epochs.
     """
 
     epoch: int
@@ -31,6 +58,47 @@ class EpochRecord(Record):
     learning_rate: float
     seconds: float
     timestamp_ms: int
+    health: tuple[LayerHealth, ...] = ()
+
+
+@dataclass(frozen=True)
+class PretrainingRecord(Record):
+    """One epoch of guessing hidden tokens, before training.
+
+    Attributes:
+        epoch: 1 for the first.
+        step: Optimizer steps of pretraining at the end of the epoch.
+        loss: Mean cross-entropy of the hidden tokens, in nats.
+        accuracy: Share of them that was guessed.
+        learning_rate: Rate at the end of the epoch.
+        seconds: Wall time of the epoch.
+        timestamp_ms: Unix time in ms at the epoch's end; a resumed run keeps it.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    seconds: float
+    timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class StartRef(Record):
+    """Files whose weights training starts from.
+
+    Attributes:
+        kind: ``version`` or ``huggingface``, as in the params.
+        name: ``NAME@3``, or the folder as it is given in the params.
+        folder: Where the files are on this machine.
+        digest: SHA-256 (hex) over them: a version's is that of its manifest.
+    """
+
+    kind: str
+    name: str
+    folder: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +138,7 @@ class TrainResult(Record):
         device: Device type, e.g. ``cpu`` or ``cuda``.
         precision: ``bf16`` or ``fp32``.
         num_threads: CPU threads that were used.
+        warnings: What was wrong with the training and what helps, a sentence each; none for a healthy one.
     """
 
     model_dir: str
@@ -85,15 +154,18 @@ class TrainResult(Record):
     device: str
     precision: str
     num_threads: int
+    warnings: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return what training came to in a few words."""
         best = next(record for record in self.history if record.epoch == self.best_epoch)
         early = ", stopped early" if self.stopped_early else ""
         resumed = f", resumed at step {self.resumed_from_step}" if self.resumed_from_step else ""
+        count = len(self.warnings)
+        warned = f", {count} warning{'s' if count > 1 else ''}" if count else ""
         return (
             f"{len(self.history)} epochs{early}{resumed}, best {best.epoch}: val accuracy {best.val_accuracy:.4f}, "
-            f"{self.samples_per_second:,.0f} samples/s"
+            f"{self.samples_per_second:,.0f} samples/s{warned}"
         )
 
     def describe_device(self) -> str:

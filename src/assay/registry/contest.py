@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.splits import load_seen, load_split
 from assay.devices import Compute, resolve
 from assay.errors import DataError, ModelFileError, NonFiniteError
 from assay.evaluation.bootstrap import interval, resample
 from assay.evaluation.metrics import score
 from assay.evaluation.predictions import predict_probabilities, read_predictions
+from assay.models.fitting import example_input, mismatch
 from assay.models.spec import ModelSpec
 from assay.params import RunParams
 from assay.records import Evaluation, Interval, Splits
@@ -52,7 +53,7 @@ class TestBench:
     """
 
     tracker: Tracker
-    dataset: ImageDataset
+    dataset: Dataset
     splits: Splits
     params: RunParams
 
@@ -128,16 +129,11 @@ def examine(bench: TestBench, info: VersionInfo) -> Examined:
         size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         is_finite=all(bool(torch.isfinite(tensor).all()) for tensor in tensors),
     )
-    ref = bench.dataset.ref
-    if (spec.class_names, spec.image_shape) != (ref.class_names, tuple(ref.image_shape)):
-        return replace(
-            examined,
-            answer_error=f"it knows {len(spec.class_names)} classes and images of {_by(spec.image_shape)}, the data "
-            f"has {len(ref.class_names)} classes and images of {_by(ref.image_shape)}, or other names",
-        )
+    if (found := mismatch(spec, bench.dataset.ref)) is not None:
+        return replace(examined, answer_error=found)
     compute = resolve(bench.params.device)
     try:
-        probabilities = predict_probabilities(model, bench.dataset, bench.rows, compute)
+        probabilities = predict_probabilities(model, spec, bench.dataset, bench.rows, compute)
     except NonFiniteError as error:
         return replace(examined, answer_error=str(error))
     same_test, reload_error = _compare_with_evaluation(bench, info, probabilities)
@@ -195,8 +191,7 @@ def measure_latency(model: "nn.Module", spec: ModelSpec, compute: Compute) -> fl
     Returns:
         Median, in ms.
     """
-    height, width, channels = spec.image_shape
-    image = torch.zeros(1, channels, height, width)
+    example = example_input(spec, 1)
     model = model.to("cpu").eval()
     alone = Compute("cpu", compute.precision, 1)
     seconds = []
@@ -204,7 +199,7 @@ def measure_latency(model: "nn.Module", spec: ModelSpec, compute: Compute) -> fl
     with compute_session(alone), torch.inference_mode(), bf16:
         for repeat in range(LATENCY_REPEATS + LATENCY_REPEATS // 10):
             begun = time.perf_counter()
-            model(image)
+            model(example)
             if repeat >= LATENCY_REPEATS // 10:
                 seconds.append(time.perf_counter() - begun)
     return float(np.median(seconds)) * 1000.0
@@ -276,7 +271,3 @@ def params_digest(params: RunParams) -> str:
     """SHA-256 (hex) of what the gate asks for."""
     text = json.dumps(params.gate.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -126,6 +126,21 @@ def load_version(tracker: Tracker, name: str, version: int) -> "tuple[nn.Module,
         return load_model(folder, expected_manifest_sha256=expected)
 
 
+@contextmanager
+def local_version(tracker: Tracker, name: str, version: int) -> Iterator[Path]:
+    """Have a registered version's files on this machine for a while; nothing of them is checked yet.
+
+    Yields:
+        Their folder.
+
+    Raises:
+        ModelFileError: There is no such version, or its files are gone.
+        ServiceError: The store fails.
+    """
+    with _local_folder(tracker, _get_version(tracker, name, version)) as folder:
+        yield folder
+
+
 def _get_version(tracker: Tracker, name: str, version: int) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from assay.models.spec import ModelSpec
+from assay.records import IMAGE, TEXT
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,21 +25,20 @@ SERVED_PACKAGES = ("mlflow", "numpy", "torch")
 _EXAMPLE_ROWS = 2  # torch.export freezes a batch of one
 
 
-def save_mlflow_model(model: "nn.Module", spec: ModelSpec, example_images: np.ndarray, folder: Path) -> None:
+def save_mlflow_model(model: "nn.Module", spec: ModelSpec, example_inputs: np.ndarray, folder: Path) -> None:
     """Write the model for MLflow.
 
     Args:
         model: Module in eval mode on the CPU; its weights are laid out row by row, in place.
         spec: Its shapes.
-        example_images: Input example, uint8 or float32 ``[n, channel, height, width]``, raw pixel values 0 to 255,
-            n >= 1; the first two are kept.
+        example_inputs: Input example as the model takes it; images may be uint8. n >= 1; the first two are kept.
         folder: Where to; made when missing.
 
     Raises:
         OSError: The folder cannot be written.
     """
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    example = _two_rows(example_images)
+    example = _two_rows(example_inputs, _input_type(spec))
     _export(model, example, folder / "data" / "model.pt2")
     _write_json(folder / "input_example.json", example.tolist())
     _write_json(folder / "serving_input_example.json", {"inputs": example.tolist()})
@@ -46,9 +46,24 @@ def save_mlflow_model(model: "nn.Module", spec: ModelSpec, example_images: np.nd
     _describe(spec, folder)
 
 
-def _two_rows(images: np.ndarray) -> np.ndarray:
-    """Two images of float32; a single one is repeated."""
-    return np.ascontiguousarray(np.resize(images, (_EXAMPLE_ROWS, *images.shape[1:])), dtype=np.float32)
+def _two_rows(inputs: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Two inputs; a single one is repeated. JSON knows no NaN: steps of padding repeat the last real one."""
+    example = np.ascontiguousarray(np.resize(inputs, (_EXAMPLE_ROWS, *inputs.shape[1:])), dtype=dtype)
+    return _without_gaps(example) if dtype.kind == "f" else example
+
+
+def _without_gaps(example: np.ndarray) -> np.ndarray:
+    """Fill missing values with 0, and the padding of series with their last step."""
+    if example.ndim == 3:
+        for series in example:
+            length = int((~np.isnan(series).all(axis=1)).sum())
+            series[length:] = series[max(0, length - 1)]
+    filled: np.ndarray = np.nan_to_num(example)
+    return filled
+
+
+def _input_type(spec: ModelSpec) -> np.dtype:
+    return np.dtype("int64" if spec.kind == TEXT else "float32")
 
 
 def _export(model: "nn.Module", example: np.ndarray, file: Path) -> None:
@@ -89,11 +104,14 @@ def _describe(spec: ModelSpec, folder: Path) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    height, width, channels = spec.image_shape
     float32 = np.dtype("float32")
+    shape = spec.shape
+    if spec.kind == IMAGE:
+        height, width, channels = spec.image_shape
+        shape = (channels, height, width)
     model = Model(
         signature=ModelSignature(
-            inputs=Schema([TensorSpec(float32, (-1, channels, height, width))]),
+            inputs=Schema([TensorSpec(_input_type(spec), (-1, *shape))]),
             outputs=Schema([TensorSpec(float32, (-1, spec.num_classes))]),
         ),
         saved_input_example_info={

@@ -11,7 +11,7 @@ from assay.errors import ModelFileError
 from assay.params import RunParams
 from assay.progress import announce
 from assay.project import Project
-from assay.records import BASELINE, Decision, Promotion
+from assay.records import BASELINE, IMAGE, SERIES, TEXT, Decision, Promotion
 from assay.registry.aliases import sync_aliases
 from assay.registry.contest import Examined, TestBench, common_rows, examine, metrics_on, params_digest, require_enough
 from assay.registry.gate import Candidate, TestSet, conclude, judge
@@ -209,12 +209,18 @@ def _candidate(bench: TestBench, examined: Examined, fair: np.ndarray) -> Candid
 
 def _slices(bench: TestBench, fair: np.ndarray) -> tuple[Slice, ...]:
     gate, dataset, rows = bench.params.gate, bench.dataset, bench.rows[fair]
+    lengths = None
+    if dataset.ref.kind == TEXT:
+        lengths = np.array([len(text) for text in dataset.texts(rows)], np.int64)
+    elif dataset.ref.kind == SERIES:
+        lengths = dataset.series.lengths(rows)
     return make_slices(
         gate.slices,
         np.asarray(dataset.labels)[rows],
         dataset.ref.class_names,
         groups=np.asarray(dataset.groups)[rows],
-        images=dataset.images[rows],
+        images=dataset.images[rows] if dataset.ref.kind == IMAGE else None,
+        lengths=lengths,
         num_quantiles=gate.num_quantiles,
     )
 

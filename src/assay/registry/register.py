@@ -10,14 +10,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from assay.data.loading import Dataset
 from assay.errors import ModelFileError, StorageError
-from assay.models.files import SPEC_FILE, WEIGHTS_FILE, load_model, write_manifest
+from assay.models.files import MODEL_FILES, WEIGHTS_FILE, load_model, write_manifest
 from assay.params import RunParams
 from assay.records import Evaluation, ModelRef, TrainResult
 from assay.registry.mlflow_model import save_mlflow_model
 from assay.tracking.lineage import MANIFEST_TAG
 from assay.tracking.runs import Tracker, service_errors
+from assay.training.batches import Batches, to_model_input
 
 ARTIFACT_FOLDER = "model"
 """Where in a run's artifacts its model lies."""
@@ -40,7 +43,7 @@ def register(
     trained: TrainResult,
     evaluation: Evaluation,
     params: RunParams,
-    example_images: np.ndarray,
+    example_inputs: np.ndarray,
 ) -> ModelRef:
     """Upload a run's model and make it a version of ``registry.model_name``; doing it again changes nothing.
 
@@ -50,7 +53,7 @@ def register(
         trained: What training handed over.
         evaluation: Test results; the accuracy goes into the version's description.
         params: All parameters of the run.
-        example_images: Input example, uint8 or float32 ``[n, channel, height, width]``, raw pixel values 0 to 255,
+        example_inputs: Input example as the model takes it (see `assay.models.spec.ModelSpec`; images may be uint8),
             n >= 1; the first two are kept.
 
     Returns:
@@ -65,7 +68,7 @@ def register(
     if existing is not None:
         return existing
     folder = Path(trained.model_dir).parent / "registered"
-    manifest_sha256 = build_model_folder(trained, example_images, folder)
+    manifest_sha256 = build_model_folder(trained, example_inputs, folder)
     name = params.registry.model_name
     with service_errors(tracker.store):
         run = tracker.client.get_run(run_id)
@@ -83,7 +86,15 @@ def register(
     return ModelRef(name, int(version.version), run_id, f"models:/{name}/{version.version}", manifest_sha256)
 
 
-def build_model_folder(trained: TrainResult, example_images: np.ndarray, folder: Path) -> str:
+def example_inputs_of(trained: TrainResult, dataset: Dataset) -> np.ndarray:
+    """Return the first two examples as the trained model takes them."""
+    _, spec = load_model(Path(trained.model_dir))
+    rows = np.arange(min(2, dataset.ref.num_examples))
+    inputs, _ = Batches(dataset, rows, torch.device("cpu"), spec).take(torch.from_numpy(rows))
+    return np.asarray(to_model_input(inputs))
+
+
+def build_model_folder(trained: TrainResult, example_inputs: np.ndarray, folder: Path) -> str:
     """Write everything that is registered, anew.
 
     Returns:
@@ -97,9 +108,10 @@ def build_model_folder(trained: TrainResult, example_images: np.ndarray, folder:
     model, spec = load_model(model_dir)
     try:
         shutil.rmtree(folder, ignore_errors=True)
-        save_mlflow_model(model, spec, example_images, folder)
-        for name in (WEIGHTS_FILE, SPEC_FILE):
-            shutil.copyfile(model_dir / name, folder / name)
+        save_mlflow_model(model, spec, example_inputs, folder)
+        for name in MODEL_FILES:
+            if (model_dir / name).exists():
+                shutil.copyfile(model_dir / name, folder / name)
     except OSError as error:
         raise StorageError(
             f"{folder}: cannot write the model folder ({error.strerror}). Free some space or make it writable."

@@ -22,6 +22,7 @@ from assay.progress import announce
 from assay.records import Record, RunKey, RunRecord
 from assay.registry.load import VersionInfo, find_version, load_version
 from assay.registry.register import ARTIFACT_FOLDER, WEIGHTS_TAG
+from assay.registry.starts import give_start, with_absolute_start
 from assay.registry.workspace import PARAMS_FILE, Workspace, restored
 from assay.tracking import lookup
 from assay.tracking.run_key import explain_difference
@@ -98,7 +99,9 @@ def reproduce(tracker: Tracker, name: str, version: int, seed_sd: float | None) 
     pin = _read(tracker, info, PIN_FILE)
     recorded = tracker.load_record(info.ref.run_id)
     commit = info.tags.get("mlflow.source.git.commit") or tracker.tags(info.ref.run_id).get("mlflow.source.git.commit")
+    params = with_absolute_start(params, tracker.project)
     with restored(tracker.project, commit, pin, _trained_params(params)) as workspace:
+        give_start(tracker, params, workspace.project)
         announce(_STAGE, f"training it again from {workspace.note}")
         record = _run(workspace, key)
         artifacts = lookup.find_artifacts(workspace.project.home / "mlflow.db", record.run_id)
@@ -131,9 +134,10 @@ def _read(tracker: Tracker, info: VersionInfo, name: str) -> str:
 def _trained_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """The params that a model was trained with: what an ablation chose is in them, so none is run again.
 
-    They are as they were written: a commit of then does not know what has become a param since.
+    Its data is pinned in the workspace, wherever it came from. The rest is as it was written: a commit of then does
+    not know what has become a param since.
     """
-    values = {name: section for name, section in params.items() if name != "gate"}
+    values = {name: section for name, section in params.items() if name not in ("data", "gate")}
     return values | ({"ablation": values["ablation"] | {"in_run": False}} if "ablation" in values else {})
 
 

@@ -16,7 +16,7 @@ class Slice(NamedTuple):
 
     Attributes:
         name: For people, e.g. ``class: seven``, ``brightness: 0 to 31 (darkest quarter)``.
-        kind: ``class``, ``group``, or what a number is, e.g. ``brightness``.
+        kind: ``class``, ``group``, or what a number is: ``brightness`` or ``length``.
         mask: Which examples belong to it, bool ``[example]``.
     """
 
@@ -32,22 +32,25 @@ def make_slices(
     *,
     groups: Sequence[object] | np.ndarray | None = None,
     images: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
     num_quantiles: int = 4,
 ) -> tuple[Slice, ...]:
     """Make the slices of the kinds asked for; one that the data cannot give is left out.
 
     Args:
-        kinds: Any of ``class``, ``group``, ``brightness``.
+        kinds: Any of ``class``, ``group``, ``brightness``, ``length``.
         labels: True classes, int64 ``[example]``.
         class_names: Names of the classes.
         groups: Group of each example; None where the data has none.
         images: uint8 ``[example, height, width, channel]``; None where the examples are no images.
+        lengths: Characters of texts or steps of series, int64 ``[example]``; None where all are of one size.
         num_quantiles: Parts that a number is cut into.
     """
     makers: dict[str, Callable[[], tuple[Slice, ...]]] = {
         "class": lambda: class_slices(labels, class_names),
         "group": lambda: () if groups is None else group_slices(groups),
         "brightness": lambda: () if images is None else brightness_slices(images, num_quantiles),
+        "length": lambda: () if lengths is None else length_slices(lengths, num_quantiles),
     }
     return tuple(found for kind in kinds for found in makers[kind]())
 
@@ -96,6 +99,16 @@ def brightness(images: np.ndarray) -> np.ndarray:
     return np.concatenate([block.mean(axis=1, dtype=np.float64) for block in blocks] or [np.empty(0)])
 
 
+def length_slices(lengths: np.ndarray, num_quantiles: int) -> tuple[Slice, ...]:
+    """Make slices by the length of a text in characters, or of a series in steps.
+
+    Args:
+        lengths: int64 ``[example]``.
+        num_quantiles: Parts to cut into.
+    """
+    return quantile_slices(lengths, num_quantiles, "length", ("shortest", "longest"))
+
+
 def quantile_slices(
     values: np.ndarray, num_quantiles: int, kind: str, ends: tuple[str, str] = ("lowest", "highest")
 ) -> tuple[Slice, ...]:
@@ -119,7 +132,8 @@ def quantile_slices(
     parts = np.where(known, np.searchsorted(edges, values, side="left"), -1)
     masks = [mask for mask in (parts == part for part in range(len(edges) + 1)) if mask.any()]
     words = _part_words(masks, num_quantiles, ends)
-    ranges = [f"{values[mask].min():.3g} to {values[mask].max():.3g}" for mask in masks]
+    shown = "{:,}" if np.issubdtype(values.dtype, np.integer) else "{:.3g}"
+    ranges = [f"{shown.format(values[mask].min())} to {shown.format(values[mask].max())}" for mask in masks]
     names = [f"{kind}: {span}{word}" for span, word in zip(ranges, words, strict=True)]
     return tuple(Slice(name, kind, mask) for name, mask in zip(names, masks, strict=True))
 

@@ -5,10 +5,10 @@ from typing import Any
 from assay.params import RunParams, Section
 
 FORMS: dict[str, tuple[str, ...]] = {
-    "pipeline": ("split", "model", "train", "evaluation", "device", "registry", "ablation", "gate"),
-    "train": ("split", "model", "train", "device", "registry"),
-    "ablate": ("split", "model", "train", "device", "registry", "ablation"),
-    "promote": ("split", "evaluation", "device", "registry", "gate"),
+    "pipeline": ("data", "split", "model", "train", "evaluation", "device", "registry", "ablation", "gate"),
+    "train": ("data", "split", "model", "train", "device", "registry"),
+    "ablate": ("data", "split", "model", "train", "device", "registry", "ablation"),
+    "promote": ("data", "split", "evaluation", "device", "registry", "gate"),
     "nightly": (),
 }
 """Flow -> the sections that its form shows."""

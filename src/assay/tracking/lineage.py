@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay.params import RunParams
+from assay.params import HuggingFaceStart, RunParams, VersionStart
 from assay.project import Project
-from assay.records import DataRef, RunKey, Splits
+from assay.records import IMAGE, SERIES, TABLE, TEXT, DataRef, RunKey, Splits
 from assay.tracking.run_key import constraints_file
 
 if TYPE_CHECKING:
@@ -21,8 +21,13 @@ KIND_TAG = "assay.kind"
 """Tag of runs that are part of an ablation: ``ablation``, ``variant`` or ``trial``."""
 ABLATION_TAG = "assay.ablation.run"
 """Tag of a whole run: MLflow run of the ablation that it began with."""
+WARNINGS_TAG = "assay.warnings"
+"""Tag of a run: what training health warned of, a sentence a line."""
 MANIFEST_TAG = "assay.manifest.sha256"
+START_TAG = "assay.start"
+"""What training started from, where not from random weights; the digest of files is the run key's part ``start``."""
 GIT_TIMEOUT_SECONDS = 10.0
+_DTYPES = {IMAGE: "uint8", TEXT: "uint8", SERIES: "float32", TABLE: "float32"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,18 @@ def lineage_tags(project: Project, key: RunKey, params: RunParams, data: DataRef
         "assay.git.commit": git.commit or git.note,
         "assay.git.dirty": "unknown" if git.dirty is None else str(git.dirty).lower(),
     }
+    start = params.train.start
+    if isinstance(start, HuggingFaceStart):
+        tags[START_TAG] = f"{start.kind} {start.path}"
+    elif isinstance(start, VersionStart):
+        tags[START_TAG] = f"{start.kind} {_full_name(start, params)}"
+    elif start.kind != "scratch":
+        tags[START_TAG] = start.kind
     return tags | ({"mlflow.source.git.commit": git.commit} if git.commit else {})
+
+
+def _full_name(start: VersionStart, params: RunParams) -> str:
+    return start.version if "@" in start.version else f"{params.registry.model_name}@{start.version}"
 
 
 def _sha256_or_absent(file: Path) -> str:
@@ -93,12 +109,11 @@ def dataset_inputs(data: DataRef, splits: Splits) -> list["DatasetInput"]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     source = json.dumps({"uri": data.path, "imported_from": data.source, "md5": data.md5})
-    height, width, channels = data.image_shape
     schema = json.dumps(
         {
             "mlflow_tensorspec": {
                 "features": json.dumps(
-                    [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, height, width, channels]}}]
+                    [{"type": "tensor", "tensor-spec": {"dtype": _DTYPES[data.kind], "shape": [-1, *data.shape]}}]
                 ),
                 "targets": json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}]),
             }

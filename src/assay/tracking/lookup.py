@@ -47,6 +47,13 @@ ORDER BY runs.start_time
 
 _METRICS = "SELECT key, value FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan"
 
+_FILES = """
+SELECT version.source, tag.value
+FROM model_versions AS version LEFT JOIN model_version_tags AS tag
+  ON tag.name = version.name AND tag.version = version.version AND tag.key = ?
+WHERE version.name = ? AND version.version = ? AND version.current_stage != 'Deleted_Internal'
+"""
+
 _ARTIFACTS = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"
 
 
@@ -121,6 +128,25 @@ def find_artifacts(database: Path, run_id: str) -> Path:
     with _tables(database) as tables:
         row = tables.execute(_ARTIFACTS, (run_id,)).fetchone()
     return _local_path(row[0] if row else "")
+
+
+def find_version_files(database: Path, name: str, number: int) -> tuple[str, str] | None:
+    """Find where a registered version's files are, and the SHA-256 of their manifest, empty where nobody noted it.
+
+    Args:
+        database: MLflow's SQLite file.
+        name: Registered model.
+        number: Its version.
+
+    Returns:
+        URI or path, and SHA-256 (hex); None where there is no such version.
+
+    Raises:
+        SlowLookupError: Ask through MLflow.
+    """
+    with _tables(database) as tables:
+        row = tables.execute(_FILES, (MANIFEST_TAG, name, number)).fetchone()
+    return None if row is None else (row[0] or "", row[1] or "")
 
 
 def _local_path(uri: str) -> Path:

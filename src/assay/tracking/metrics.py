@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 from assay.errors import NonFiniteError, ServiceError
-from assay.records import EpochRecord, StepRecords
+from assay.records import EpochRecord, PretrainingRecord, StepRecords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +41,13 @@ NUM_DENSE_STEPS = 1000
 """Steps up to here are all logged; from there on every 2nd, from twice as far every 4th, and so on."""
 
 EPOCH_METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
+HEALTH_METRICS = ("grad_norm", "weight_norm", "activation_mean", "activation_std", "dead_share")
+"""What is logged of each layer, as ``health/<layer>/<name>``."""
+
+NUM_DENSE_EPOCHS = 100
+"""Like `NUM_DENSE_STEPS`, for what is logged of layers."""
+
+PRETRAINING_METRICS = ("loss", "accuracy", "learning_rate", "seconds")
 STEP_METRICS = {"loss": "step/loss", "learning_rate": "step/learning_rate", "grad_norm": "step/grad_norm"}
 
 _Point = tuple[str, float, int, int]
@@ -49,10 +56,10 @@ _Point = tuple[str, float, int, int]
 _log = logging.getLogger(__name__)
 
 
-def is_logged_step(step: int) -> bool:
+def is_logged_step(step: int, num_dense: int = NUM_DENSE_STEPS) -> bool:
     """Whether a step's metrics are kept: a rule of the step alone, so that a resumed run keeps the same ones."""
     stride = 1
-    while step > NUM_DENSE_STEPS * stride:
+    while step > num_dense * stride:
         stride *= 2
     return step % stride == 0
 
@@ -117,13 +124,32 @@ class MetricStream:
             _log.warning("run %s: its last metrics could not be written", self._run_id, exc_info=True)
 
     def log_epoch(self, record: EpochRecord) -> None:
-        """Log one epoch, at its optimizer step.
+        """Log one epoch, at its optimizer step; of many, what is said of layers is thinned as steps are.
 
         Raises:
             NonFiniteError: A value is NaN or infinite.
         """
         values = {name: getattr(record, name) for name in EPOCH_METRICS}
         self.log_metrics(values | {"epoch": float(record.epoch)}, record.step, record.timestamp_ms)
+        if is_logged_step(record.epoch, NUM_DENSE_EPOCHS):
+            self._bulk.extend(
+                [
+                    (key, require_finite(key, value, record.step), record.timestamp_ms, record.step)
+                    for layer in record.health
+                    for name in HEALTH_METRICS
+                    if (value := getattr(layer, name)) is not None
+                    for key in (f"health/{layer.name}/{name}",)
+                ]
+            )
+
+    def log_pretraining(self, record: PretrainingRecord) -> None:
+        """Log one epoch of pretraining, at its optimizer step, which counts apart from training's.
+
+        Raises:
+            NonFiniteError: A value is NaN or infinite.
+        """
+        values = {f"pretrain/{name}": getattr(record, name) for name in PRETRAINING_METRICS}
+        self.log_metrics(values, record.step, record.timestamp_ms)
 
     def log_metrics(self, values: dict[str, float], step: int, timestamp_ms: int) -> None:
         """Log a few values of one moment.

@@ -4,8 +4,8 @@ Equal keys mean equal results, so a finished run with the same key is reused. Ev
 hashed from, so that a miss can say which part changed and how.
 
 Left out on purpose, because they do not change the result: `UNKEYED_PARAMS` (how often to checkpoint, which
-experiment shows the run), the ``gate`` section (it judges what is there) and the ``device`` section (the device,
-precision and thread count that it came to are parts of their own).
+experiment shows the run), the ``gate`` section (it judges what is there) and the ``data`` and ``device`` sections (the
+bytes, device, precision and thread count that they came to are parts of their own).
 """
 
 import ast
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
     from assay.devices import Compute
 
-UNKEYED_PARAMS = frozenset({"train.checkpoint_every_seconds", "registry.experiment"})
-"""Parameters that change no result."""
+UNKEYED_PARAMS = frozenset(
+    {"train.checkpoint_every_seconds", "train.start.path", "train.start.version", "registry.experiment"}
+)
+"""Parameters that change no result: of what a run starts from, the content counts and not the name."""
 
 SEED_PARAMS = ("split.seed", "train.seed")
 """Parameters that form the key's ``seed`` part."""
@@ -43,7 +45,12 @@ MAX_NAMED_CHANGES = 8
 
 
 def compute_run_key(
-    project: Project, params: RunParams, data_md5: str, compute: "Compute", flow_file: Path | None = None
+    project: Project,
+    params: RunParams,
+    data_md5: str,
+    compute: "Compute",
+    flow_file: Path | None = None,
+    start: str = "",
 ) -> RunKey:
     """Hash what a run's result depends on.
 
@@ -53,6 +60,7 @@ def compute_run_key(
         data_md5: DVC's hash of the pinned data.
         compute: The device, precision and threads that the run would use.
         flow_file: The flow whose imports count; the project's ``flows/pipeline.py`` by default.
+        start: Digest of the files that training starts from; empty without any.
 
     Returns:
         The key, with the details of every part.
@@ -64,7 +72,7 @@ def compute_run_key(
     values = flatten(params)
     if not params.ablation.in_run or not params.ablation.choose:
         values = {name: value for name, value in values.items() if not name.startswith("ablation.")}
-    return assemble_key(values, data_md5, compute, source, package_versions(constraints_file(project)))
+    return assemble_key(values, data_md5, compute, source, package_versions(constraints_file(project)), start)
 
 
 def assemble_key(
@@ -73,6 +81,7 @@ def assemble_key(
     compute: "Compute",
     source: Mapping[str, str],
     packages: Mapping[str, str],
+    start: str = "",
 ) -> RunKey:
     """Hash what is known already; many keys that share their source and packages cost little each.
 
@@ -82,8 +91,14 @@ def assemble_key(
         compute: The device, precision and threads that the run would use.
         source: As `source_hashes` gives it.
         packages: As `package_versions` gives it.
+        start: Digest of the files that training starts from; the model is theirs then, and the model section of no
+            effect. Empty without any.
     """
-    leaves = {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+    leaves = {
+        name: json.dumps(value, sort_keys=True)
+        for name, value in values.items()
+        if not (start and name.startswith("model."))
+    }
     details = {
         "data": {"data md5": data_md5},
         "params": {name: value for name, value in leaves.items() if _is_keyed(name)},
@@ -95,12 +110,14 @@ def assemble_key(
         "precision": {"precision": compute.precision},
         "threads": {"threads": str(compute.num_threads)},
     }
+    if start:
+        details["start"] = {"start": start}
     parts = {part: _digest(values) if len(values) > 1 else _only(values) for part, values in details.items()}
     return RunKey(digest=_digest(parts), parts=parts, details=details)
 
 
 def _is_keyed(name: str) -> bool:
-    return name not in UNKEYED_PARAMS and name not in SEED_PARAMS and not name.startswith(("device.", "gate."))
+    return name not in UNKEYED_PARAMS and name not in SEED_PARAMS and not name.startswith(("data.", "device.", "gate."))
 
 
 def _only(values: Mapping[str, str]) -> str:
@@ -257,7 +274,7 @@ def explain_difference(old: RunKey, new: RunKey) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-_PART_ORDER = ("data", "params", "seed", "source", "packages", "python", "device", "precision", "threads")
+_PART_ORDER = ("data", "start", "params", "seed", "source", "packages", "python", "device", "precision", "threads")
 
 
 def _part_order(part: str) -> tuple[int, str]:
@@ -280,7 +297,7 @@ def _fate(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> str:
 def _shown(part: str, value: str | None) -> str:
     if value is None:
         return "none"
-    if part == "data":
+    if part in ("data", "start"):
         return value[:8]
     if part == "packages" and value == "-":
         return "not installed"

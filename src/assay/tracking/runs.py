@@ -245,8 +245,9 @@ class Tracker:
             self.client.log_inputs(run_id, datasets=dataset_inputs(data, splits))
         self._log_text(run_id, key_json(key), LINEAGE_FILE)
         self._log_text(run_id, params.model_dump_json(indent=1), PARAMS_FILE)
-        if self.project.pin_file.is_file():
-            self.client.log_artifact(run_id, str(self.project.pin_file))
+        pin_file = Path(data.path).with_name(PIN_FILE)  # of the data of this run, which may not be the project's own
+        if pin_file.is_file():
+            self.client.log_artifact(run_id, str(pin_file))
         self.client.log_artifact(run_id, splits.path)
 
     def metrics(self, run: OpenRun, flush_seconds: float = 5.0, system_metrics_seconds: float = 10.0) -> MetricStream:

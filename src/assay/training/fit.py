@@ -12,18 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assay.data.augmentation import augment
-from assay.data.loading import ImageDataset
+from assay.data.augmentation import augment, mixup
+from assay.data.loading import Dataset
 from assay.data.splits import load_split
+from assay.data.tokenizer import UNKNOWN_ID, TextEncoder
 from assay.devices import Compute, resolve, torch_device
 from assay.errors import ModelFileError, StorageError
 from assay.files import replace_file
-from assay.models.build import build_model
 from assay.models.files import check_manifest, save_model
+from assay.models.fitting import require_augmentation, takes_any_length
 from assay.models.spec import ModelSpec
-from assay.params import DeviceParams, EarlyStoppingParams, ModelParams, TrainParams
-from assay.records import EpochRecord, Splits, StepRecords, TrainResult
-from assay.training.batches import Batches, pixel_statistics, to_model_input
+from assay.params import (
+    CropFlipAugmentation,
+    DeviceParams,
+    EarlyStoppingParams,
+    MaskedLanguageStart,
+    ModelParams,
+    TrainParams,
+)
+from assay.records import TEXT, EpochRecord, Splits, StartRef, StepRecords, TrainResult
+from assay.training.average import WeightAverage
+from assay.training.batches import Batches, to_model_input
 from assay.training.checkpoints import (
     UnusableCheckpointError,
     fingerprint,
@@ -31,24 +40,31 @@ from assay.training.checkpoints import (
     write_checkpoint,
 )
 from assay.training.finite import non_finite_error
+from assay.training.health import examine, examined_positions, find_warnings, gradient_norms, is_examined
 from assay.training.interruption import Interruption, deferred
-from assay.training.losses import training_loss
+from assay.training.layers import LayerRates, freeze
+from assay.training.losses import balanced_class_weights, training_loss
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer, set_learning_rate
+from assay.training.pretrain import CHECKPOINT_FILE as PRETRAINING_FILE
+from assay.training.pretrain import OnPretraining, pretrain
 from assay.training.schedules import learning_rate
 from assay.training.session import (
     AUGMENTATION_STREAM,
     NOISE_STREAM,
+    balanced_order,
     batch_order,
     compute_session,
     stream_seed,
 )
+from assay.training.specify import dropout_probs, specify
+from assay.training.start import Start, fresh_module, read_start, require_start
 from assay.training.state import TrainState, pack, unpack
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"
-_VAL_BATCH_SIZE = 512
+_VAL_BATCH_SIZE, _VAL_BATCH_VALUES = 512, 1 << 23
 
 _log = logging.getLogger(__name__)
 
@@ -57,17 +73,19 @@ OnSteps = Callable[[StepRecords], None]
 
 
 def fit(
-    dataset: ImageDataset,
+    dataset: Dataset,
     splits: Splits,
     model: ModelParams,
     train: TrainParams,
     device: DeviceParams,
     run_dir: Path,
     *,
+    start: StartRef | None = None,
     until_epoch: int | None = None,
     every_epoch_saved: bool = True,
     on_epoch: OnEpoch | None = None,
     on_steps: OnSteps | None = None,
+    on_pretraining: OnPretraining | None = None,
 ) -> TrainResult:
     """Train a model on the train split, choosing on val; test is not read.
 
@@ -79,10 +97,12 @@ def fit(
     Args:
         dataset: All examples.
         splits: Which of them are train and val.
-        model: Which model.
+        model: Which model; of no effect where training starts from another one's files.
         train: How to train it.
         device: Where and how precisely to compute.
-        run_dir: Folder of this run alone: gets ``checkpoint.safetensors``, ``result.json`` and ``model/``.
+        run_dir: Folder of this run alone: gets ``checkpoint.safetensors``, ``result.json`` and ``model/``, and where it
+            pretrains ``pretraining.safetensors``.
+        start: The files that `train.start` names, where it names any.
         until_epoch: Pause after this epoch, with a checkpoint; called again, training goes on as if it had never
             paused. None trains to the end. A checkpoint that is farther is not gone back from.
         every_epoch_saved: Whether each epoch ends with a checkpoint. Without, there is one where training pauses or
@@ -91,12 +111,15 @@ def fit(
         on_epoch: Called after each epoch, when its checkpoint is on disk. A run that goes on calls it again for
             the epochs that its checkpoint holds, with their old timestamps.
         on_steps: The same for the steps since the last call.
+        on_pretraining: The same for each epoch of pretraining, where there is any.
 
     Returns:
         Where the model is and how it came about.
 
     Raises:
-        DataError: The images are too small for the model.
+        DataError: The data is too small for the model.
+        ModelFileError: The files to start from are not what they were when the run was planned.
+        ParamsError: The model does not take data of this kind, or cannot start so.
         DeviceError: The device or precision is not there.
         NonFiniteError: A loss or gradient became NaN or infinite; nothing was updated with it.
         StorageError: `run_dir` cannot be written.
@@ -106,16 +129,36 @@ def fit(
         data=dataset.ref.md5,
         splits=splits.digest,
         model=model.model_dump(mode="json"),
-        train=train.model_dump(mode="json", exclude={"checkpoint_every_seconds"}),
+        train=train.model_dump(mode="json", exclude={"checkpoint_every_seconds": True, "start": {"path", "version"}}),
         compute=compute.to_json(),
+        **({"start": start.digest} if start is not None else {}),
     )
     indices = load_split(splits)
-    mean, std = pixel_statistics(dataset, indices.train)
-    spec = ModelSpec(model, dataset.ref.image_shape, dataset.ref.class_names, train.dropout_prob, mean, std)
+    require_start(train.start, model, dataset.ref.kind)
+    begin = read_start(start, train.start) if start is not None else None
+    if begin is None:
+        spec = specify(dataset, indices.train, model, train)
+    else:
+        require_augmentation(train.augmentation, dataset.ref.kind)
+        spec = begin.spec_for(dataset.ref, dropout_probs(train))
     _make_folder(run_dir)
     with compute_session(compute):
         where = torch_device(compute)
-        state = _fresh_state(spec, train, compute)
+        is_trimmed = takes_any_length(spec)
+        train_batches = Batches(dataset, indices.train, where, spec, is_trimmed=is_trimmed)
+        if isinstance(train.start, MaskedLanguageStart):
+            begin = pretrain(
+                train_batches,
+                spec,
+                train.start,
+                train.seed,
+                compute,
+                run_dir / PRETRAINING_FILE,
+                owner,
+                train.checkpoint_every_seconds,
+                on_pretraining,
+            )
+        state = _fresh_state(spec, train, compute, begin)
         resumed_from_step = _go_on(state, run_dir / CHECKPOINT_FILE, owner)
         _replay(state, on_epoch, on_steps)
         last_epoch = min(until_epoch or train.num_epochs, train.num_epochs)
@@ -123,12 +166,16 @@ def fit(
             finished = _finished_result(run_dir, owner, state.epoch)
             if finished is not None:
                 return finished
-        batches = Batches(dataset, indices.train, where), Batches(dataset, indices.val, where)
+        val_batches = Batches(dataset, indices.val, where, spec, is_trimmed=is_trimmed)
+        labels = torch.from_numpy(dataset.labels[indices.train])
         with deferred() as asked:
             checkpoint = run_dir / CHECKPOINT_FILE
             speed = _train(
                 state,
-                *batches,
+                train_batches,
+                val_batches,
+                spec,
+                labels,
                 train,
                 compute,
                 checkpoint,
@@ -156,6 +203,7 @@ def fit(
             device=compute.device,
             precision=compute.precision,
             num_threads=compute.num_threads,
+            warnings=find_warnings(state.epochs),
         )
     _write_result(run_dir, owner, result)
     return result
@@ -165,6 +213,8 @@ def _train(
     state: TrainState,
     train_batches: Batches,
     val_batches: Batches,
+    spec: ModelSpec,
+    train_labels: Tensor,
     params: TrainParams,
     compute: Compute,
     checkpoint: Path,
@@ -184,26 +234,47 @@ def _train(
     num_examples, batch_size = len(train_batches), params.batch_size
     steps_per_epoch = -(-num_examples // batch_size)
     num_steps = params.num_epochs * steps_per_epoch
+    class_weights = (
+        balanced_class_weights(train_labels, spec.num_classes).to(master.values.device)
+        if params.class_weights == "balanced"
+        else None
+    )
+    varied = partial(
+        augment,
+        params=params.augmentation,
+        generator=state.augmentation,
+        mean=spec.mean,
+        std=spec.std,
+        unknown_id=TextEncoder(spec.tokenizer).unknown_id if spec.kind == TEXT else UNKNOWN_ID,
+    )
+    mixup_alpha = params.augmentation.mixup_alpha if isinstance(params.augmentation, CropFlipAugmentation) else 0.0
     samples, seconds, told = 0, 0.0, len(state.steps)
     saved_at = time.monotonic()
 
     while state.epoch < last_epoch and not state.stopped_early:
         module.train()
         if state.position == 0:
-            state.order = batch_order(num_examples, params.seed, state.epoch)
+            state.order = (
+                batch_order(num_examples, params.seed, state.epoch)
+                if params.sampling == "shuffled"
+                else balanced_order(train_labels, params.seed, state.epoch)
+            )
         while state.position < steps_per_epoch:
             started = time.perf_counter()
             step = len(state.steps)
             start = state.position * batch_size
             positions = state.order[start : start + batch_size]
-            pixels, labels = train_batches.take(positions)
-            images = to_model_input(augment(pixels, params.augmentation, state.augmentation))
+            examples, labels = train_batches.take(positions)
+            inputs, mixed = to_model_input(varied(examples)), None
+            if mixup_alpha > 0:
+                inputs, other_labels, share = mixup(inputs, labels, mixup_alpha, state.augmentation)
+                mixed = other_labels, share
 
             # forward and backward
             master.refresh()
             with _autocast(compute):
-                logits = module(images)
-            loss = training_loss(logits, labels, [master.weights], params)
+                logits = module(inputs)
+            loss = training_loss(logits, labels, [master.weights], params, class_weights, mixed)
             loss.backward()  # type: ignore[no-untyped-call]
 
             # is it a number? one look a step, before anything is updated with it
@@ -213,7 +284,7 @@ def _train(
             if not _is_finite(loss_value, norm_value):
                 rows = train_batches.rows[positions.numpy()].tolist()
                 raise non_finite_error(
-                    module, partial(_forward, module, images, compute), step + 1, state.epoch + 1, loss_value, rows
+                    module, partial(_forward, module, inputs, compute), step + 1, state.epoch + 1, loss_value, rows
                 )
 
             # step
@@ -227,7 +298,9 @@ def _train(
                 steps_per_epoch=steps_per_epoch,
             )
             set_learning_rate(optimizer, rate)
-            optimizer.step()
+            optimizer.step() if state.rates is None else state.rates.step(optimizer)
+            if state.average is not None:
+                state.average.update(step)
 
             # log, save
             state.position += 1
@@ -248,8 +321,12 @@ def _train(
 
         # the epoch is over: validate, stop?, save, tell
         started = time.perf_counter()
-        master.refresh()
-        val_loss, val_accuracy = _validate(module, val_batches, compute)
+        examined = is_examined(state.epoch + 1, params.num_epochs, steps_per_epoch)
+        gradients = gradient_norms(module) if examined else {}
+        with state.averaged():
+            master.refresh()
+            val_loss, val_accuracy = _validate(module, val_batches, compute)
+            health = examine(module, gradients, partial(_answer_some, module, val_batches, compute)) if examined else ()
         state.epoch_seconds += time.perf_counter() - started
         record = EpochRecord(
             epoch=state.epoch + 1,
@@ -261,6 +338,7 @@ def _train(
             learning_rate=state.steps.learning_rate[-1],
             seconds=state.epoch_seconds,
             timestamp_ms=time.time_ns() // 1_000_000,
+            health=health,
         )
         _keep_best(state, record, params.early_stopping)
         state.epochs.append(record)
@@ -280,14 +358,17 @@ def _train(
     return samples / seconds if seconds > 0 else 0.0
 
 
-def _fresh_state(spec: ModelSpec, params: TrainParams, compute: Compute) -> TrainState:
+def _fresh_state(spec: ModelSpec, params: TrainParams, compute: Compute, begin: Start | None) -> TrainState:
     """Start a run: weights, dropout masks and augmentation each have a seed of their own."""
-    module = build_model(spec, params.seed).to(torch_device(compute))
+    module = fresh_module(spec, params.seed, begin).to(torch_device(compute))
+    freeze(module, params.freeze_layers)
     master = MasterWeights(module, torch.bfloat16 if compute.precision == "bf16" else torch.float32)
     torch.manual_seed(stream_seed(params.seed, NOISE_STREAM))
     augmentation = torch.Generator().manual_seed(stream_seed(params.seed, AUGMENTATION_STREAM))
     optimizer = build_optimizer(master.weights, master.rest, params.optimizer)
-    return TrainState(module, master, optimizer, augmentation)
+    average = WeightAverage(master, module, params.ema_decay) if params.ema_decay is not None else None
+    rates = LayerRates(master, module, params.layer_decay) if params.layer_decay < 1 else None
+    return TrainState(module, master, optimizer, augmentation, average, rates)
 
 
 def _go_on(state: TrainState, checkpoint: Path, owner: str) -> int:
@@ -322,9 +403,9 @@ def _autocast(compute: Compute) -> torch.autocast:
     return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bf16")
 
 
-def _forward(module: nn.Module, images: Tensor, compute: Compute) -> Tensor:
+def _forward(module: nn.Module, inputs: Tensor, compute: Compute) -> Tensor:
     with _autocast(compute):
-        logits: Tensor = module(images)
+        logits: Tensor = module(inputs)
     return logits.float()
 
 
@@ -336,14 +417,20 @@ def _validate(module: nn.Module, batches: Batches, compute: Compute) -> tuple[fl
     """Return mean cross-entropy and accuracy over all of val."""
     module.eval()
     loss, correct = 0.0, 0
+    batch_size = max(1, min(_VAL_BATCH_SIZE, _VAL_BATCH_VALUES // batches.values_per_example))
     with torch.no_grad():
-        for start in range(0, len(batches), _VAL_BATCH_SIZE):
-            positions = torch.arange(start, min(start + _VAL_BATCH_SIZE, len(batches)))
-            pixels, labels = batches.take(positions)
-            logits = _forward(module, to_model_input(pixels), compute)
+        for positions in torch.arange(len(batches)).split(batch_size):  # type: ignore[no-untyped-call]
+            examples, labels = batches.take(positions)
+            logits = _forward(module, to_model_input(examples), compute)
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             correct += int((logits.argmax(dim=1) == labels).sum())
     return loss / len(batches), correct / len(batches)
+
+
+def _answer_some(module: nn.Module, batches: Batches, compute: Compute) -> Tensor:
+    """Return the logits of a few examples, the same ones every time."""
+    examples, _ = batches.take(examined_positions(len(batches)))
+    return _forward(module, to_model_input(examples), compute)
 
 
 def _keep_best(state: TrainState, record: EpochRecord, stopping: EarlyStoppingParams | None) -> None:
@@ -354,7 +441,8 @@ def _keep_best(state: TrainState, record: EpochRecord, stopping: EarlyStoppingPa
         metric = record.val_loss if stopping.metric == "val_loss" else -record.val_accuracy
         better = state.best_epoch == 0 or metric < state.best_metric - stopping.min_delta
     if better:
-        state.best = {name: tensor.detach().clone() for name, tensor in state.module.state_dict().items()}
+        with state.averaged():
+            state.best = {name: tensor.detach().clone() for name, tensor in state.module.state_dict().items()}
         state.best_epoch, state.best_metric = record.epoch, metric
     state.stopped_early = stopping is not None and record.epoch - state.best_epoch >= stopping.patience_epochs
 

@@ -15,6 +15,8 @@ def training_loss(
     labels: Int[Tensor, " batch"],
     weights: Sequence[Tensor],
     params: TrainParams,
+    class_weights: Float[Tensor, " class"] | None = None,
+    mixed: tuple[Int[Tensor, " batch"], float] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the loss of a batch.
 
@@ -22,6 +24,8 @@ def training_loss(
 
         loss = mean over the batch of sum_k -q_k log p_k  +  l1 * sum |w|  +  l2 / 2 * sum w^2
         q_k  = (1 - s) [k = y] + s / K
+
+    With class weights ``c``, each term of the inner sum counts ``c_k`` times, and the mean is over ``sum c_y``.
 
     The sums run over weights only: no biases, no gains or shifts of normalisation layers. The terms are computed
     in float32. A factor of 0 costs nothing.
@@ -31,6 +35,8 @@ def training_loss(
         labels: Class indices.
         weights: What the L1 and L2 terms act on, see `assay.training.optimizers.weights_of`.
         params: Factors and smoothing.
+        class_weights: Weight of each class, float32; None weighs all alike.
+        mixed: The labels mixed in and the share of the own ones, from `assay.data.augmentation.mixup`.
 
     Returns:
         The loss, a scalar in float32.
@@ -39,9 +45,32 @@ def training_loss(
         Label smoothing: Szegedy et al., CVPR 2016, section 7. L1: Tibshirani, JRSS B 58, 1996. L2: Krogh and
         Hertz, NeurIPS 1991.
     """
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=params.label_smoothing)
+    loss = _cross_entropy(logits, labels, params, class_weights)
+    if mixed is not None:
+        other, share = mixed
+        loss = share * loss + (1.0 - share) * _cross_entropy(logits, other, params, class_weights)
     if params.l1 > 0:
         loss = loss + params.l1 * torch.stack([weight.abs().sum() for weight in weights]).sum()
     if params.l2 > 0:
         loss = loss + params.l2 / 2 * torch.stack([weight.square().sum() for weight in weights]).sum()
     return loss
+
+
+def balanced_class_weights(labels: Int[Tensor, " example"], num_classes: int) -> Float[Tensor, " class"]:
+    """Weigh each class by the inverse of its share: ``n / (K n_k)``, and 0 where there is no example.
+
+    Args:
+        labels: Classes of train.
+        num_classes: Number of classes, ``K``.
+
+    Source:
+        King and Zeng, "Logistic regression in rare events data", Political Analysis 9(2), 2001; as
+        ``class_weight="balanced"`` in scikit-learn.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    weights = counts.sum() / (num_classes * counts)
+    return torch.where(counts > 0, weights, 0.0).float()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, params: TrainParams, class_weights: Tensor | None) -> Tensor:
+    return F.cross_entropy(logits.float(), labels, weight=class_weights, label_smoothing=params.label_smoothing)

@@ -25,6 +25,7 @@ class MasterWeights:
         module: Module to compute with: the given one, or its copy in bfloat16, which shares its buffers.
         weights: What weight decay and the L1 and L2 terms act on, float32 ``[weight]``.
         rest: Biases, and gains and shifts of normalisation layers, float32 ``[rest]``; maybe none.
+        parameters: The module's own trainable parameters, in the order of `values`.
         gradients: The gradients of both, in this order, float32 ``[weight + rest]``.
 
     Source:
@@ -33,7 +34,7 @@ class MasterWeights:
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         weights, biases, others = _kinds(module)
-        parameters = [*weights, *biases, *others]
+        self.parameters = parameters = [*weights, *biases, *others]
         num_weights, num_lowered, num_values = (
             sum(p.numel() for p in some) for some in (weights, [*weights, *biases], parameters)
         )
@@ -50,6 +51,11 @@ class MasterWeights:
         self._working = [*copied, *others]
         self._lowered = torch.empty(num_lowered, dtype=dtype, device=self._values.device)
         _move(copied, self._lowered)
+
+    @property
+    def values(self) -> Float[Tensor, " value"]:
+        """All trainable parameters, float32: weights first, then the rest."""
+        return self._values
 
     def refresh(self) -> None:
         """Bring `module` to the state of the master weights, and forget all gradients."""

@@ -3,9 +3,9 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from assay.params import AdamParams, AdamWParams, OptimizerParams, SgdParams
+from assay.params import AdamParams, AdamWParams, OptimizerParams, RmspropParams, SgdParams
 
 
 def weights_of(module: nn.Module) -> list[nn.Parameter]:
@@ -29,7 +29,8 @@ def build_optimizer(weights: Tensor, rest: Tensor, params: OptimizerParams) -> O
 
     Source:
         SGD with momentum as in Sutskever et al., ICML 2013; Adam: Kingma and Ba, ICLR 2015, algorithm 1; AdamW:
-        Loshchilov and Hutter, ICLR 2019, algorithm 2.
+        Loshchilov and Hutter, ICLR 2019, algorithm 2; RMSprop: Tieleman and Hinton, COURSERA lecture 6.5, 2012, of
+        which torch has no fused kernel.
     """
     decay = params.weight_decay if isinstance(params, AdamWParams) else 0.0
     groups: list[dict[str, Any]] = [{"params": [weights], "weight_decay": decay}]
@@ -45,6 +46,8 @@ def build_optimizer(weights: Tensor, rest: Tensor, params: OptimizerParams) -> O
             return Adam(groups, lr=rate, betas=(params.beta1, params.beta2), fused=True)
         case AdamWParams():
             return AdamW(groups, lr=rate, betas=(params.beta1, params.beta2), fused=True)
+        case RmspropParams():
+            return RMSprop(groups, lr=rate, alpha=params.smoothing, momentum=params.momentum, foreach=False)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

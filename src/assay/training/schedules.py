@@ -13,11 +13,11 @@ def learning_rate(schedule: ScheduleParams, peak: float, step: int, *, num_steps
 
     With ``T`` steps in all and ``w`` the warm-up's share of them:
 
-    - constant: the peak.
+    - constant: ``peak (t + 1) / w`` up to step ``w``, then the peak.
     - cosine: ``peak (t + 1) / w`` up to step ``w``, then ``peak (1 + cos(pi (t - w) / (T - w))) / 2``.
     - one-cycle: half a cosine from ``peak / 25`` up to the peak at step ``w - 1``, another down to
       ``peak / 250_000`` at the last step.
-    - step: ``peak * factor ** (epoch // every_epochs)``.
+    - step: ``peak * factor ** (epoch // every_epochs)``, times ``(t + 1) / w`` up to step ``w``.
 
     Args:
         schedule: Which schedule, and its settings.
@@ -35,13 +35,20 @@ def learning_rate(schedule: ScheduleParams, peak: float, step: int, *, num_steps
     """
     match schedule:
         case ConstantSchedule():
-            return peak
+            return peak * _warm_up(step, schedule.warmup_fraction, num_steps)
         case CosineSchedule():
             return _cosine(peak, step, num_steps, warmup=round(schedule.warmup_fraction * num_steps))
         case OneCycleSchedule():
             return _one_cycle(peak, step, num_steps, top=schedule.rise_fraction * num_steps - 1)
         case StepSchedule():
-            return peak * schedule.factor ** (step // steps_per_epoch // schedule.every_epochs)
+            drops = step // steps_per_epoch // schedule.every_epochs
+            return peak * schedule.factor**drops * _warm_up(step, schedule.warmup_fraction, num_steps)
+
+
+def _warm_up(step: int, fraction: float, num_steps: int) -> float:
+    """The share of the peak that is reached, 1 after the warm-up."""
+    warmup = round(fraction * num_steps)
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
 def _cosine(peak: float, step: int, num_steps: int, warmup: int) -> float:

@@ -17,7 +17,7 @@ _LARGEST_HEAP_BLOCK_BYTES, _KEPT_BYTES, _HUGE_BYTES = 32 << 20, 1 << 30, 256 << 
 _DEFAULT_TOP_PAD_BYTES = 128 << 10
 _MADV_HUGEPAGE, _HUGE_PAGE_BYTES = 14, 2 << 20
 
-ORDER_STREAM, NOISE_STREAM, AUGMENTATION_STREAM = range(3)
+ORDER_STREAM, NOISE_STREAM, AUGMENTATION_STREAM, PRETRAINING_STREAM = range(4)
 
 
 @contextmanager
@@ -108,6 +108,24 @@ def batch_order(num_examples: int, seed: int, epoch: int) -> torch.Tensor:
     """
     generator = torch.Generator().manual_seed(stream_seed(seed, ORDER_STREAM, epoch))
     return torch.randperm(num_examples, generator=generator)
+
+
+def balanced_order(labels: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
+    """Draw as many examples as there are, with replacement, each class equally likely, int64 ``[example]``.
+
+    Args:
+        labels: Classes of the train split, int64 ``[example]``.
+        seed: Seed of the run.
+        epoch: 0 for the first.
+    """
+    generator = torch.Generator().manual_seed(stream_seed(seed, ORDER_STREAM, epoch))
+    counts = torch.bincount(labels)
+    wanted = torch.randint(0, int((counts > 0).sum()), (len(labels),), generator=generator)
+    classes = torch.nonzero(counts).flatten()[wanted]
+    by_class = torch.argsort(labels, stable=True)
+    first = torch.cumsum(counts, dim=0) - counts
+    place = (torch.rand(len(labels), generator=generator, dtype=torch.float64) * counts[classes]).long()
+    return by_class[first[classes] + place]
 
 
 @contextmanager

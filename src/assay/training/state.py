@@ -1,5 +1,6 @@
 """Everything that changes while a run trains, and how it goes into a checkpoint and comes back."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from assay.records import EpochRecord, StepRecords
+from assay.training.average import WeightAverage
+from assay.training.layers import LayerRates
 from assay.training.master import MasterWeights
 
 
@@ -50,6 +53,8 @@ class TrainState:
         master: Its parameters and gradients, and the module that computes.
         optimizer: The optimizer of the master weights.
         augmentation: Source of randomness of augmentation.
+        average: Moving average of the weights, where there is one.
+        rates: What makes lower layers learn more slowly, where they do.
         epoch: Epochs finished.
         position: Batches of the current epoch done.
         order: Visiting order of the current epoch, int64 ``[example]``; empty before the first batch.
@@ -69,6 +74,8 @@ class TrainState:
     master: MasterWeights
     optimizer: Optimizer
     augmentation: torch.Generator
+    average: WeightAverage | None = None
+    rates: LayerRates | None = None
     epoch: int = 0
     position: int = 0
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -82,6 +89,10 @@ class TrainState:
     stopped_early: bool = False
     epochs: list[EpochRecord] = field(default_factory=list)
     steps: StepLog = field(default_factory=StepLog)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Have the module hold the weights that are the model: their average, where there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
 
 _VALUES = (
@@ -105,6 +116,8 @@ def pack(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for name, value in entries.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{name}"] = value
+    if state.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in state.average.tensors().items()}
     tensors["random.cpu"] = torch.get_rng_state()
     tensors["random.augmentation"] = state.augmentation.get_state()
     device = _device_of(state.module)
@@ -126,6 +139,8 @@ def unpack(state: TrainState, tensors: dict[str, Tensor], values: dict[str, Any]
     device = _device_of(state.module)
     state.best = {name: tensor.to(device) for name, tensor in _below("best.", tensors).items()}
     _restore_optimizer(state.optimizer, _below("optimizer.", tensors))
+    if state.average is not None:
+        state.average.restore(_below("average.", tensors))
     torch.set_rng_state(tensors["random.cpu"])
     state.augmentation.set_state(tensors["random.augmentation"])
     if device.type != "cpu":

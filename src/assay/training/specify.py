@@ -1,0 +1,58 @@
+"""From data and params to the spec of a model: what has to be fitted on train first is fitted here."""
+
+import numpy as np
+
+from assay.data.loading import Dataset
+from assay.data.tokenizer import TextEncoder, fit_tokenizer
+from assay.models.fitting import input_shape, require_augmentation, require_kind
+from assay.models.spec import DropoutProbs, ModelSpec
+from assay.params import LstmParams, ModelParams, TrainParams, TransformerParams
+from assay.records import TEXT
+from assay.training.batches import input_statistics
+
+
+def specify(dataset: Dataset, rows: np.ndarray, model: ModelParams, train: TrainParams) -> ModelSpec:
+    """Say what the model of a run is, apart from its weights.
+
+    Means, deviations and, for text, the tokenizer are fitted on train alone.
+
+    Args:
+        dataset: All examples.
+        rows: Row numbers of the train split, int64 ``[example]``.
+        model: Which model.
+        train: How it is trained; its dropout probabilities are the model's.
+
+    Raises:
+        DataError: There is nothing in the texts to make tokens of.
+        ParamsError: The model, or the augmentation, is not for data of this kind.
+    """
+    require_kind(model, dataset.ref.kind)
+    require_augmentation(train.augmentation, dataset.ref.kind)
+    tokenizer, num_tokens = "", 0
+    if dataset.ref.kind == TEXT:
+        assert isinstance(model, LstmParams | TransformerParams)
+        tokenizer = fit_tokenizer(dataset.texts(rows), model.tokenizer)
+        num_tokens = TextEncoder(tokenizer).num_tokens
+    mean, std = input_statistics(dataset, rows)
+    return ModelSpec(
+        model=model,
+        shape=input_shape(model, dataset.ref.kind, dataset.ref.shape),
+        class_names=dataset.ref.class_names,
+        dropout=dropout_probs(train),
+        mean=mean,
+        std=std,
+        kind=dataset.ref.kind,
+        num_tokens=num_tokens,
+        tokenizer=tokenizer,
+        columns=dataset.ref.columns,
+    )
+
+
+def dropout_probs(train: TrainParams) -> DropoutProbs:
+    """Gather the dropout probabilities of the train section."""
+    return DropoutProbs(
+        hidden=train.dropout_prob,
+        input=train.input_dropout_prob,
+        recurrent=train.recurrent_dropout_prob,
+        attention=train.attention_dropout_prob,
+    )
