@@ -26,7 +26,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 
 from assay.data.drift import detect_drift, drifted
-from assay.data.loading import ImageDataset, decode_shards
+from assay.data.loading import Dataset, decode_shards
 from assay.data.profile import summarise
 from assay.data.shards import inspect_shards
 from assay.data.sources import content_hash
@@ -82,11 +82,11 @@ def pools() -> list[Pool]:
     return found
 
 
-def to_dataset(images: np.ndarray, labels: np.ndarray) -> ImageDataset:
+def to_dataset(images: np.ndarray, labels: np.ndarray) -> Dataset:
     count, names = len(labels), tuple(str(number) for number in range(10))
     hashes = np.array([content_hash(image) for image in images], "S16")
     ref = DataRef("nowhere", "", "made", count, names, images.shape[1:])
-    return ImageDataset(ref, images, labels, np.full(count, -1, np.int8), np.full(count, -1), hashes)
+    return Dataset(ref, images, labels, np.full(count, -1, np.int8), np.full(count, -1), hashes)
 
 
 def profile(images: np.ndarray, labels: np.ndarray, champion: LinearDiscriminantAnalysis) -> DataProfile:
@@ -258,7 +258,7 @@ def speed(num: int) -> None:
         images = np.load(Path(folder) / "images.npy", mmap_mode="r")
         labels, hashes = rng.integers(0, 10, count), np.frombuffer(rng.bytes(16 * count), "S16")
         ref = DataRef("nowhere", "", "made", count, tuple("0123456789"), shape)
-        dataset = ImageDataset(ref, images, labels, np.full(count, -1, np.int8), np.full(count, -1), hashes)
+        dataset = Dataset(ref, images, labels, np.full(count, -1, np.int8), np.full(count, -1), hashes)
         probabilities = rng.dirichlet(np.ones(10), count)
         times = []
         for _ in range(5):

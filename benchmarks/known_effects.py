@@ -27,7 +27,7 @@ import numpy as np
 
 from assay.ablation.contributions import contributions
 from assay.ablation.verdicts import Rules, judge
-from assay.data.loading import ImageDataset, load_dataset
+from assay.data.loading import Dataset, load_dataset
 from assay.data.splits import SplitIndices, load_split, make_splits, split_digest
 from assay.data.versioning import materialize
 from assay.devices import resolve
@@ -49,7 +49,7 @@ SIZES = {100: 60, 500: 40, 1000: 30, 3500: 12}
 """Training examples -> epochs."""
 
 
-def data(num_train: int, noise: float, folder: Path) -> tuple[ImageDataset, Splits]:
+def data(num_train: int, noise: float, folder: Path) -> tuple[Dataset, Splits]:
     """Take the first `num_train` training images of mnist5k, balanced over the classes, and spoil some labels."""
     project = find_project(Path(__file__).resolve().parent)
     dataset = load_dataset(materialize(project), project.cache_dir)
@@ -83,9 +83,9 @@ def answers(task: tuple[dict[str, float], int], num_train: int, num_epochs: int,
             optimizer=AdamWParams(weight_decay=0.0),
         ).model_copy(update=changes)
         result = fit(dataset, splits, CnnParams(), params, DEVICE, Path(scratch) / "run", every_epoch_saved=False)
-        module, _ = load_model(Path(result.model_dir))
+        module, spec = load_model(Path(result.model_dir))
         val = load_split(splits).val
-        predictions = predict_probabilities(module, dataset, val, resolve(DEVICE)).argmax(axis=1)
+        predictions = predict_probabilities(module, spec, dataset, val, resolve(DEVICE)).argmax(axis=1)
     found = contributions("f1_macro", np.asarray(dataset.labels[val]), predictions, np.zeros(len(val)), 10)
     return [float(value) for value in found]
 

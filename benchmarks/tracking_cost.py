@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.splits import make_splits
 from assay.params import Params
 from assay.project import Project
@@ -39,7 +39,7 @@ IMAGE_SHAPE = (28, 28, 1)
 NUM_CLASSES = 10
 
 
-def synthetic(folder: Path) -> tuple[ImageDataset, Splits]:
+def synthetic(folder: Path) -> tuple[Dataset, Splits]:
     generator = np.random.default_rng(0)
     labels = np.arange(NUM_EXAMPLES, dtype=np.int64) % NUM_CLASSES
     images = generator.integers(0, 120, (NUM_EXAMPLES, *IMAGE_SHAPE), dtype=np.uint8)
@@ -49,7 +49,7 @@ def synthetic(folder: Path) -> tuple[ImageDataset, Splits]:
     ref = DataRef(str(folder), "0" * 32 + ".dir", "synthetic", NUM_EXAMPLES, names, IMAGE_SHAPE)
     none = np.full(NUM_EXAMPLES, -1)
     hashes = np.array([f"{index:016d}" for index in range(NUM_EXAMPLES)], dtype="S16")
-    dataset = ImageDataset(ref, images, labels, none.astype(np.int8), none.astype(np.int64), hashes)
+    dataset = Dataset(ref, images, labels, none.astype(np.int8), none.astype(np.int64), hashes)
     return dataset, make_splits(dataset, Params().split, folder / "splits")
 
 
@@ -82,14 +82,14 @@ class Cost:
         return (self.callbacks + self.writer) / self.wall
 
 
-def train(dataset: ImageDataset, splits: Splits, params: Params, run_dir: Path, **callbacks: Any) -> float:
+def train(dataset: Dataset, splits: Splits, params: Params, run_dir: Path, **callbacks: Any) -> float:
     """Train; return the CPU seconds of the process."""
     started = time.process_time()
     fit(dataset, splits, params.model, params.train, params.device, run_dir, **callbacks)
     return time.process_time() - started
 
 
-def track(tracker: Tracker, dataset: ImageDataset, splits: Splits, params: Params, run_dir: Path) -> Cost:
+def track(tracker: Tracker, dataset: Dataset, splits: Splits, params: Params, run_dir: Path) -> Cost:
     key = RunKey(run_dir.name.ljust(64, "0"), {"run": run_dir.name})
     run = tracker.open_run(key, params, dataset.ref, splits, name=run_dir.name)
     spent: list[float] = []

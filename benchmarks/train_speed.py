@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from assay.data.loading import ImageDataset
+from assay.data.loading import Dataset
 from assay.data.splits import load_split, make_splits
 from assay.devices import resolve
 from assay.models.files import load_model
@@ -58,7 +58,7 @@ class PlainCnn(nn.Module):
 class PlainLoop:
     """The loop that people write; `epoch` trains once over the train split and returns its samples per second."""
 
-    def __init__(self, dataset: ImageDataset, rows: np.ndarray, params: TrainParams) -> None:
+    def __init__(self, dataset: Dataset, rows: np.ndarray, params: TrainParams) -> None:
         images = torch.from_numpy(dataset.images[rows]).permute(0, 3, 1, 2).float()
         self.mean, self.std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
         images = ((images - self.mean) / self.std).contiguous()
@@ -88,7 +88,7 @@ class PlainLoop:
             seen += len(labels)
         return seen / (time.perf_counter() - started)
 
-    def accuracy(self, dataset: ImageDataset, rows: np.ndarray) -> float:
+    def accuracy(self, dataset: Dataset, rows: np.ndarray) -> float:
         self.model.eval()
         images = torch.from_numpy(dataset.images[rows]).permute(0, 3, 1, 2).float()
         with torch.no_grad():
@@ -148,7 +148,7 @@ def serve_plain(case: tuple[int, int, int, int]) -> None:
             print(plain.epoch(), flush=True)
 
 
-def synthetic(height: int, width: int, channels: int, num_train: int, folder: Path) -> tuple[ImageDataset, Splits]:
+def synthetic(height: int, width: int, channels: int, num_train: int, folder: Path) -> tuple[Dataset, Splits]:
     """Make random images, 10 classes, with `num_train` of them in train and 100 in val and test each."""
     generator = np.random.default_rng(0)
     total = num_train + 200
@@ -159,7 +159,7 @@ def synthetic(height: int, width: int, channels: int, num_train: int, folder: Pa
     return as_dataset(images, labels, given, f"synthetic-{height}x{width}x{channels}-{total}", folder)
 
 
-def digits(folder: Path) -> tuple[ImageDataset, Splits]:
+def digits(folder: Path) -> tuple[Dataset, Splits]:
     """Load scikit-learn's digits, enlarged to 24x24, split 70/10/20."""
     from sklearn.datasets import load_digits
 
@@ -171,11 +171,11 @@ def digits(folder: Path) -> tuple[ImageDataset, Splits]:
 
 def as_dataset(
     images: np.ndarray, labels: np.ndarray, given: np.ndarray, name: str, folder: Path
-) -> tuple[ImageDataset, Splits]:
+) -> tuple[Dataset, Splits]:
     shape = tuple(int(size) for size in images.shape[1:])
     ref = DataRef(str(folder), f"{name}.dir", name, len(images), tuple("0123456789"), shape)  # type: ignore[arg-type]
     hashes = np.array([f"{index:016d}" for index in range(len(images))], dtype="S16")
-    dataset = ImageDataset(ref, images, labels, given, np.full(len(images), -1, np.int64), hashes)
+    dataset = Dataset(ref, images, labels, given, np.full(len(images), -1, np.int64), hashes)
     return dataset, make_splits(dataset, SplitParams(), folder / "splits")
 
 

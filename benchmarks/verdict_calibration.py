@@ -395,8 +395,8 @@ def train_config(dataset: object, name: str, folder: Path) -> Runs:
         result = fit(
             dataset, splits, CnnParams(channels=(8, 16), hidden_units=32), params, device, folder / f"seed-{seed}"
         )
-        module, _ = load_model(Path(result.model_dir))
-        probabilities = predict_probabilities(module, dataset, rows, resolve(device))
+        module, spec = load_model(Path(result.model_dir))
+        probabilities = predict_probabilities(module, spec, dataset, rows, resolve(device))
         predictions.append(probabilities.argmax(axis=1).astype(np.uint8))
         log_losses.append(true_class_loss(labels, probabilities).astype(np.float16))
     return Runs(labels.astype(np.uint8), np.array(predictions), np.array(log_losses))

