@@ -25,7 +25,7 @@ def test_classes_are_folders_and_examples_come_sorted(two_classes: Path) -> None
     )
     assert [example.label for example in examples] == [0] * 6 + [1] * 6
     assert all(example.split is None for example in examples)
-    assert examples[7].image_bytes == (two_classes / "dog/001.png").read_bytes()
+    assert examples[7].content == (two_classes / "dog/001.png").read_bytes()
     assert not source.notes
 
 
@@ -51,8 +51,8 @@ def test_mixed_sizes_take_the_most_common_and_say_so(rng: np.random.Generator, w
     mixed = [*pictures(rng, 2, (8, 10, 3)), *pictures(rng, 1, (30, 30, 3))]
     source = open_image_folder(write_folder({"a": mixed, "b": list(pictures(rng, 1, (4, 4, 3)))}))
     examples = list(source.examples())
-    assert source.image_shape == (8, 10, 3)
-    assert all(decode_image(example.image_bytes, (8, 10, 3), example.path).shape for example in examples)
+    assert source.shape == (8, 10, 3)
+    assert all(decode_image(example.content, (8, 10, 3), example.path).shape for example in examples)
     assert source.notes == [
         "Resized 2 of 4 images to 8x10 (height x width, bicubic, sides scaled apart where the proportions differ); "
         "found 8x10, 30x30, 4x4."
@@ -61,18 +61,18 @@ def test_mixed_sizes_take_the_most_common_and_say_so(rng: np.random.Generator, w
 
 def test_large_images_come_down_to_224(rng: np.random.Generator, write_folder: WriteFolder) -> None:
     folder = write_folder({name: list(pictures(rng, 2, (300, 600, 3))) for name in "ab"})
-    assert open_image_folder(folder).image_shape == (112, 224, 3)
-    assert open_image_folder(folder, size=(300, 500)).image_shape == (300, 500, 3)
+    assert open_image_folder(folder).shape == (112, 224, 3)
+    assert open_image_folder(folder, size=(300, 500)).shape == (300, 500, 3)
 
 
 def test_grey_stays_grey_unless_one_is_in_colour(rng: np.random.Generator, write_folder: WriteFolder) -> None:
     grey = {name: list(pictures(rng, 2, (6, 5))) for name in "ab"}
-    assert open_image_folder(write_folder(grey, "grey")).image_shape == (6, 5, 1)
+    assert open_image_folder(write_folder(grey, "grey")).shape == (6, 5, 1)
     source = open_image_folder(write_folder(grey | {"c": list(pictures(rng, 1))}, "mixed"))
-    assert source.image_shape == (6, 5, 3)
+    assert source.shape == (6, 5, 3)
     assert source.notes == ["Stored 4 grey images as RGB, since others are in colour."]
     for example in source.examples():
-        with Image.open(io.BytesIO(example.image_bytes)) as image:
+        with Image.open(io.BytesIO(example.content)) as image:
             assert image.mode == "RGB"
 
 

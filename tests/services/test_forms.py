@@ -56,3 +56,9 @@ def test_every_field_of_the_form_says_what_it_is() -> None:
     assert len(fields) > 30
     undescribed = [(title, name) for title, name, field in fields if name != "kind" and not field.get("description")]
     assert not undescribed
+
+
+def test_every_choice_between_kinds_is_drawn_as_tabs() -> None:
+    for flow in FORMS:
+        schema = json.dumps(form_schema(flow))
+        assert "oneOf" not in schema and "discriminator" not in schema, flow

@@ -43,7 +43,7 @@ def form_schema(flow: str) -> dict[str, Any]:
     """
     schema = RunParams.model_json_schema(ref_template="#/definitions/{model}")
     definitions = schema.pop("$defs")
-    asked = FIELDS.get(flow, {}) | {name: schema["properties"][name] for name in FORMS[flow]}
+    asked = FIELDS.get(flow, {}) | {name: _as_tabs(schema["properties"][name]) for name in FORMS[flow]}
     properties = {
         name: field | {"position": position, "title": name} for position, (name, field) in enumerate(asked.items())
     }
