@@ -1,6 +1,7 @@
 """The form of a deployment takes what the flow takes, and refuses what params.yaml refuses."""
 
 import inspect
+import json
 from importlib import import_module
 from typing import Any
 

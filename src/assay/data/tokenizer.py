@@ -53,8 +53,8 @@ def fit_tokenizer(texts: Sequence[str], params: TokenizerParams) -> str:
     tokenizer.train_from_iterator(texts, trainer=trainer)
     if tokenizer.get_vocab_size() <= len(special):
         raise DataError(
-            f"The texts of train hold nothing that a token could be made of, or so many letters ({len(special)} tokens) "
-            f"that model.tokenizer.vocab_size={params.vocab_size} leaves no room for more. Look at the text column, or "
+            f"The texts of train hold nothing that a token could be made of, or so many letters ({len(special)}) that "
+            f"model.tokenizer.vocab_size={params.vocab_size} leaves no room for more. Look at the text column, or "
             "raise the number."
         )
     values = json.loads(tokenizer.to_str())
