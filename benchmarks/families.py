@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "assay-benchmarks")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all cores)")
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
     for name in arguments.only:
@@ -78,7 +79,8 @@ def main() -> None:
         if arguments.list:
             print(f"{name:22s} {case.source:14s} {case.preset} {' '.join(case.overrides)}")
             continue
-        params = load_params(ROOT / case.preset, case.overrides).of_run()
+        threads = (f"device.num_threads={arguments.threads}",) if arguments.threads else ()
+        params = load_params(ROOT / case.preset, (*case.overrides, *threads)).of_run()
         dataset = get_data(case.source, arguments.cache)
         with tempfile.TemporaryDirectory() as scratch:
             splits = make_splits(dataset, params.split, Path(scratch))
