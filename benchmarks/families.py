@@ -50,7 +50,11 @@ class Case:
 
 CASES = {
     "mnist5k-cnn": Case("mnist5k", "params.yaml"),
-    "digits-cnn": Case("digits", "params.yaml", ("train.num_epochs=40", "train.early_stopping=null")),
+    "digits-cnn": Case(
+        "digits",
+        "params.yaml",
+        ("train.augmentation.padding_pixels=1", "train.num_epochs=60", "train.early_stopping=null"),
+    ),
     "reviews-transformer": Case("movie-reviews", "params/text.yaml"),
     "reviews-lstm": Case(
         "movie-reviews",

@@ -27,12 +27,12 @@ def health_figure(history: Sequence[EpochRecord]) -> Figure:
         history: Epochs of the training; those in which nobody looked at the layers are left out.
     """
     looks = [record for record in history if record.health]
-    figure = Figure(figsize=(7.4, 2.9), dpi=_DPI)
+    figure = Figure(figsize=(8.4, 2.9), dpi=_DPI)
     if not looks:
         figure.text(0.5, 0.5, "No layer was looked at.", ha="center", va="center", fontsize=11)
         return figure
     panels = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.075, right=0.8, top=0.9, bottom=0.17, wspace=0.36)
+    figure.subplots_adjust(left=0.07, right=0.76, top=0.9, bottom=0.17, wspace=0.36)
     names = [layer.name for layer in looks[-1].health]
     colours = colormaps["viridis"](np.linspace(0.0, 0.88, len(names)))
     named = set(np.linspace(0, len(names) - 1, min(len(names), _MAX_NAMED)).round().astype(int).tolist())
@@ -62,7 +62,7 @@ def health_figure(history: Sequence[EpochRecord]) -> Figure:
             axes.yaxis.set_minor_formatter(LogFormatter())
             axes.tick_params(axis="y", which="both", labelsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="center left", bbox_to_anchor=(0.805, 0.53), frameon=False, fontsize=7)
+    figure.legend(handles, labels, loc="center left", bbox_to_anchor=(0.765, 0.53), frameon=False, fontsize=7)
     return figure
 
 
