@@ -195,3 +195,15 @@ def test_each_seed_draws_another_val_of_about_the_same_size(tmp_path: Path) -> N
     assert np.array_equal(drawn[0], drawn[2])
     assert not np.array_equal(drawn[0], drawn[1])
     assert all(abs(len(val) - splits.num_val) <= 4 for val in drawn)
+
+
+def test_the_seed_decides_which_groups_of_unequal_size_are_test(tmp_path: Path) -> None:
+    groups = np.repeat(np.arange(10), [50, 53, 57, 60, 61, 44, 47, 58, 49, 52])
+    labels = np.arange(len(groups)) % 2
+    dataset = make_dataset(labels, groups=groups)
+    held_out = set()
+    for seed in range(5):
+        rows = load_split(make_splits(dataset, SplitParams(seed=seed), tmp_path / str(seed)))
+        assert 0.12 < len(rows.test) / len(groups) < 0.28
+        held_out.add(tuple(sorted(set(groups[rows.test].tolist()))))
+    assert len(held_out) >= 4

@@ -261,10 +261,13 @@ def _carve(labels: np.ndarray, units: np.ndarray, order: np.ndarray, fractions: 
 
 
 def _larger_units(units: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of each unit of more than one example, the largest first, by `order` among equals."""
+    """Rows of each unit of more than one example: the largest first, by `order` among those of about a size.
+
+    By exact size, units of different sizes would be divided the same way whatever the seed.
+    """
     by_unit = np.argsort(units, kind="stable")
     _, starts, sizes = np.unique(units[by_unit], return_index=True, return_counts=True)
-    ranked = np.lexsort((order[by_unit[starts]], -sizes))
+    ranked = np.lexsort((order[by_unit[starts]], -np.floor(np.log2(sizes))))
     for unit in ranked[sizes[ranked] > 1]:
         yield by_unit[starts[unit] : starts[unit] + sizes[unit]]
 
