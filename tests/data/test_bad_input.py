@@ -351,7 +351,7 @@ REFUSED = {
     ),
     "pdf called txt": Case("text-folder", texts(b"PK\x03\x04" + b"\0" * 50), ("a/2.txt", "zip or Excel", "--skip-bad")),
     "huge text file": Case("text-folder", texts("x" * ((16 << 20) + 1)), ("a/2.txt", "16,777,217 bytes", "--skip-bad")),
-    "class without texts": Case("text-folder", texts("x", "c/1.md"), ("c: holds no text (.txt)", "remove the folder")),
+    "class without texts": Case("text-folder", texts("x", "c/1.md"), ("c: holds no .txt text", "remove the folder")),
     "one class of texts": Case(
         "text-folder", tree({"a/1.txt": "x"}), ("only one class folder, 'a'", "folder of its own")
     ),

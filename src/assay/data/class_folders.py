@@ -45,13 +45,14 @@ class Listing:
         return [*notes, f"Left out {self.num_hidden} x hidden file or folder."] if self.num_hidden else notes
 
 
-def list_class_folders(folder: Path, suffixes: tuple[str, ...], what: str) -> Listing:
+def list_class_folders(folder: Path, suffixes: tuple[str, ...], what: str, form: str) -> Listing:
     """List files by class.
 
     Args:
         folder: ``CLASS/*`` or ``train|val|test/CLASS/*``.
         suffixes: Suffixes of the files that are wanted, in lower case.
         what: What such a file is, e.g. ``text``.
+        form: What it is called by its form, e.g. ``JPEG or PNG``.
 
     Raises:
         SourceError: The folder is missing, of one class, or its layout is unclear; or a class has no such file.
@@ -73,10 +74,9 @@ def list_class_folders(folder: Path, suffixes: tuple[str, ...], what: str) -> Li
         for name in names:
             label = listing.class_names.index(name)
             num_before = len(listing.files)
-            _list_class(roots[split] / name, folder, label, split, suffixes, listing)
+            _list_class(roots[split] / name, folder, label, split, suffixes, form, listing)
             if len(listing.files) == num_before:
-                wanted = ", ".join(suffixes)
-                raise SourceError(f"{roots[split] / name}: holds no {what} ({wanted}). Add some, or remove the folder.")
+                raise SourceError(f"{roots[split] / name}: holds no {form} {what}. Add some, or remove the folder.")
     listing.files.sort(key=lambda file: file.name)
     return listing
 
@@ -126,7 +126,13 @@ def _class_names(folder: Path, classes: dict[str | None, list[str]], what: str) 
 
 
 def _list_class(
-    folder: Path, root: Path, label: int, split: str | None, suffixes: tuple[str, ...], listing: Listing
+    folder: Path,
+    root: Path,
+    label: int,
+    split: str | None,
+    suffixes: tuple[str, ...],
+    form: str,
+    listing: Listing,
 ) -> None:
     """Add the wanted files below one class folder."""
     for place, folders, names in os.walk(folder):
@@ -139,4 +145,4 @@ def _list_class(
                 size_bytes = os.path.getsize(path) if os.path.exists(path) else 0
                 listing.files.append(ClassFile(path, shown.replace(os.sep, "/"), label, split, size_bytes))
             else:
-                listing.others[f"file that is no {' or '.join(suffixes)} ({suffix or 'no suffix'})"] += 1
+                listing.others[f"file that is no {form} ({suffix or 'no suffix'})"] += 1

@@ -25,7 +25,7 @@ def open_text_folder(folder: Path, *, encoding: str | None = None, skip_bad: boo
     Raises:
         SourceError: The folder is missing, empty, of one class, or its layout is unclear.
     """
-    listing = list_class_folders(folder, TEXT_SUFFIXES, "text")
+    listing = list_class_folders(folder, TEXT_SUFFIXES, "text", ".txt")
     details = {"folder": folder.resolve().name}
     details |= {"encoding": encoding} if encoding else {}
     details |= {"skip_bad": "yes"} if skip_bad else {}
