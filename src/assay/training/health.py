@@ -23,8 +23,8 @@ MAX_LAYERS = 40
 MAX_EXAMPLES = 64
 """Examples whose activations are looked at."""
 
-_STEPS_BETWEEN = 50
-"""One look costs about half a step of training, so it is worth one in so many."""
+_STEPS_BETWEEN = 100
+"""One look costs half a step of a convolutional network and two of a small MLP, so it is worth one in so many."""
 
 _SAME = 1e-5
 """A unit is constant if its values spread less than so much, relative to the largest of them."""
