@@ -84,6 +84,18 @@ def test_a_table_is_imported_by_its_columns_and_described(
     assert "height: mean 44.25" in out and "missing 0" in out and "Given splits: train 48, test 12" in out
 
 
+def test_advice_about_columns_is_what_the_command_takes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{number * 1.5},{'ab'[number % 2]}x y" for number in range(60)]
+    (tmp_path / "plants.csv").write_text("\n".join(["height,last part", *lines]))
+    table = ["data", "import", "table", str(tmp_path / "plants.csv")]
+    assert main([*table, "--label-column", "part"]) == 2
+    assert "--label-column part: " in capsys.readouterr().err
+    assert main([*table, "--label-column", "last part", "--drop-column", "last part"]) == 2
+    assert "--label-column 'last part' and --drop-column 'last part': both name" in capsys.readouterr().err
+
+
 def test_texts_are_imported_by_their_column_and_shown(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

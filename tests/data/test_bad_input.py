@@ -225,7 +225,7 @@ REFUSED = {
     "one column": Case("table", csv("a\nb\n" * 5, "label"), ("t.csv", "there is only the label", "text_column")),
     # Labels
     "no label to be seen": Case(
-        "table", csv(rows(row=lambda n: f"{n}.5,{n * 3}.25"), "x,z"), ("t.csv", "'x', 'z'", "option label_column")
+        "table", csv(rows(row=lambda n: f"{n}.5,{n * 3}.25"), "x,z"), ("t.csv", "'x', 'z'", "label_column=")
     ),
     "two columns named like a label": Case(
         "table",
@@ -242,12 +242,15 @@ REFUSED = {
         option(label_column="labell"),
     ),
     "one column twice": Case(
-        "table", csv(rows()), ("label_column and text_column", "'x'"), option(label_column="x", text_column="x")
+        "table",
+        csv(rows()),
+        ("data.options.label_column=x and data.options.text_column=x", "both name 'x'"),
+        option(label_column="x", text_column="x"),
     ),
     "measurements as labels": Case(
         "table",
         csv(rows(row=lambda n: f"{n % 5},{n / 8}")),
-        ("t.csv, column 'label'", "looks like regression", "label_column"),
+        ("t.csv, column 'label'", "looks like regression", "another column as label"),
     ),
     "missing labels": Case(
         "table", csv(rows() + "3,\n4,NA\n"), ("t.csv, column 'label'", "2 of 42 rows", "lines 42, 43", "--skip-bad")
@@ -265,11 +268,11 @@ REFUSED = {
         ("more than 1,000 different values", "id or free text"),
     ),
     "labels of lists": Case(
-        "table", write("t.jsonl", '{"x": 1, "label": [1]}\n' * 3), ("t.jsonl", "label", "option label_column")
+        "table", write("t.jsonl", '{"x": 1, "label": [1]}\n' * 3), ("t.jsonl", "label", "label_column=")
     ),
     # Columns
     "no number among numbers": Case(
-        "table", csv(rows() + "oops,a\n"), ("t.csv, line 42, column 'x'", "'oops' is no number", "drop_columns=x")
+        "table", csv(rows() + "oops,a\n"), ("t.csv, line 42, column 'x'", "'oops' is no number", "drop_columns=[x]")
     ),
     "infinity": Case(
         "table", csv(rows() + "inf,a\n"), ("t.csv, line 42, column 'x'", "'inf' is not finite", "--skip-bad")
@@ -285,12 +288,12 @@ REFUSED = {
     "gives the label away": Case(
         "table",
         csv(rows(row=lambda n: f"{n}.5,{n % 2 + 7},{'ab'[n % 2]}"), "x,code,label"),
-        ("t.csv", "column 'code' gives the label 'label' away", "drop_columns=code", "keep_columns=code"),
+        ("t.csv", "column 'code' gives the label 'label' away", "drop_columns=[code]", "keep_columns=[code]"),
     ),
     "gives the label away by what is missing": Case(
         "table",
         csv(rows(row=lambda n: f"{n}.5,{'yes' if n % 2 else ''},{'ab'[n % 2]}"), "x,refunded,label"),
-        ("column 'refunded' gives the label 'label' away", "drop_columns=refunded"),
+        ("column 'refunded' gives the label 'label' away", "drop_columns=[refunded]"),
     ),
     "nothing but ids": Case(
         "table", csv(rows(row=lambda n: f"{n},{'ab'[n % 2]}"), "id,label"), ("t.csv", "'id': row ids", "keep_columns")
@@ -303,7 +306,7 @@ REFUSED = {
     "no such split": Case(
         "table",
         csv(rows(row=lambda n: f"{n}.5,{'ab'[n % 2]},fold{n % 3}"), "x,label,split"),
-        ("t.csv, column 'split'", "'fold0', 'fold1', 'fold2'", "drop_columns=split"),
+        ("t.csv, column 'split'", "'fold0', 'fold1', 'fold2'", "drop_columns=[split]"),
     ),
     "no train split": Case(
         "table", csv(rows(row=lambda n: f"{n}.5,{'ab'[n % 2]},test"), "x,label,split"), ("no row is of split train",)
@@ -311,12 +314,12 @@ REFUSED = {
     "two groups": Case(
         "table",
         csv(rows(row=lambda n: f"{n}.5,{'ab'[n % 2]},{n % 2},{n % 5}"), "x,label,group,user_id"),
-        ("t.csv", "'group', 'user_id'", "option group_column"),
+        ("t.csv", "'group', 'user_id'", "data.options.group_column=group"),
     ),
     "a group of two values": Case(
         "table",
         csv(rows(row=lambda n: f"{n}.5,{'ab'[n % 2]},{n % 2}"), "x,label,group"),
-        ("only 2 different", "keep_columns=group"),
+        ("only 2 different", "keep_columns=[group]"),
     ),
     "separator of two letters": Case("table", csv(rows()), ("separator=';;'", "one character"), option(separator=";;")),
     "separator for parquet": Case(

@@ -1,6 +1,7 @@
 """``assay data import | add | pull | verify | describe``."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,13 @@ def import_source(project: "Project", args: argparse.Namespace) -> "ImportReport
     from assay.data.importing import import_data
     from assay.data.sources import SourceOptions
 
-    options = SourceOptions(
+    class Flags(SourceOptions):
+        """The options as this command takes them."""
+
+        def written(self, name: str, value: str) -> str:
+            return f"--{name.removesuffix('s').replace('_', '-')} {shlex.quote(value)}"
+
+    options = Flags(
         label_column=args.label_column,
         text_column=args.text_column,
         split_column=args.split_column,

@@ -142,7 +142,7 @@ def plan_columns(
     class_of, class_names, notes = name_classes(path, facts[label], skip_bad)
     del rest[label]
     if split:
-        _check_split(path, facts[split], skip_bad)
+        _check_split(path, facts[split], options, skip_bad)
     text = options.text_column or _find_text(rest, options)
     plan = Plan(TEXT if text else TABLE, label, class_of, class_names, text, (), split, group, notes)
     _say_roles(plan, options)
@@ -156,7 +156,7 @@ def plan_columns(
     plan = Plan(TABLE, label, class_of, class_names, None, features, split, group, notes)
     _say_features(plan, facts)
     _say_left_out(plan, left_out)
-    _check_features(path, plan, left_out)
+    _check_features(path, plan, options, left_out)
     return plan
 
 
@@ -178,11 +178,11 @@ def _check_options(path: Path, facts: dict[str, ColumnFacts], options: SourceOpt
         if column not in facts:
             near = get_close_matches(column, facts, 1)
             hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(list(facts))}."
-            raise SourceError(f"{option}={column}: {path} has no such column. {hint}")
+            raise SourceError(f"{options.written(option, column)}: {path} has no such column. {hint}")
     for column, count in Counter(column for option, column in named if option != "keep_columns").items():
         if count > 1:
-            options_of = [option for option, other in named if other == column and option != "keep_columns"]
-            raise SourceError(f"{' and '.join(options_of)}: both name {column!r}. Name a column once.")
+            given = [options.written(*one) for one in named if one[1] == column and one[0] != "keep_columns"]
+            raise SourceError(f"{' and '.join(given)}: both name {column!r}. Name a column once.")
 
 
 def _find_split(path: Path, facts: dict[str, ColumnFacts], options: SourceOptions) -> str | None:
@@ -194,17 +194,21 @@ def _find_split(path: Path, facts: dict[str, ColumnFacts], options: SourceOption
         and (_plain(name) == "split" or (fact.levels and all(level.lower() in SPLIT_VALUES for level in fact.levels)))
     ]
     if len(found) > 1:
-        raise SourceError(f"{path}: columns {_listed(found)} all look like splits. Say which: option split_column.")
+        raise SourceError(
+            f"{path}: columns {_listed(found)} all look like splits. Say which, e.g. "
+            f"{options.written('split_column', found[0])}."
+        )
     return found[0] if found else None
 
 
-def _check_split(path: Path, fact: ColumnFacts, skip_bad: bool) -> None:
+def _check_split(path: Path, fact: ColumnFacts, options: SourceOptions, skip_bad: bool) -> None:
     values = fact.values if fact.values is not None else Counter({"more than 1,000 different values": 1})
     unknown = sorted(value for value in values if value.lower() not in SPLIT_VALUES and value)
     if unknown and not skip_bad:
         raise DataError(
             f"{path}, column {fact.name!r}: {_listed(unknown)} is no split. Write train, val or test; leave the column "
-            f"out (drop_columns={fact.name}), or keep it as a feature (keep_columns={fact.name})."
+            f"out ({options.written('drop_columns', fact.name)}), or keep it as a feature "
+            f"({options.written('keep_columns', fact.name)})."
         )
     if not any(SPLIT_VALUES.get(value.lower()) == "train" for value in values):
         raise SourceError(f"{path}, column {fact.name!r}: no row is of split train. Add some, or drop the column.")
@@ -215,8 +219,10 @@ def _find_group(path: Path, facts: dict[str, ColumnFacts], options: SourceOption
     found = [name for name in facts if _plain(name) in _GROUP_NAMES and name not in taken]
     if len(found) > 1:
         raise SourceError(
-            f"{path}: columns {_listed(found)} all look like groups. Say which: option group_column; keep the others "
-            "as features with keep_columns, or leave them out with drop_columns."
+            f"{path}: columns {_listed(found)} all look like groups. Say which, e.g. "
+            f"{options.written('group_column', found[0])}; keep the others as features "
+            f"({options.written('keep_columns', found[1])}), or leave them out "
+            f"({options.written('drop_columns', found[1])})."
         )
     if not found:
         return None
@@ -224,7 +230,8 @@ def _find_group(path: Path, facts: dict[str, ColumnFacts], options: SourceOption
     if levels is not None and len(levels) < _MIN_GROUPS:
         raise SourceError(
             f"{path}: column {found[0]!r} is named like a group and has only {len(levels)} different values, too few "
-            f"to divide by. Keep it as a feature (keep_columns={found[0]}) or leave it out (drop_columns={found[0]})."
+            f"to divide by. Keep it as a feature ({options.written('keep_columns', found[0])}) or leave it out "
+            f"({options.written('drop_columns', found[0])})."
         )
     return found[0]
 
@@ -251,8 +258,8 @@ def _find_label(path: Path, facts: dict[str, ColumnFacts], options: SourceOption
         else "no column is named like a label or has few different values, so none is"
     )
     raise SourceError(
-        f"{path}: {why} the label: {_listed(candidates)}. Say which: option label_column, e.g. "
-        f"label_column={candidates[-1] if candidates else 'NAME'}."
+        f"{path}: {why} the label: {_listed(candidates)}. Say which, e.g. "
+        f"{options.written('label_column', candidates[-1] if candidates else 'NAME')}."
     )
 
 
@@ -275,12 +282,12 @@ def name_classes(path: Path, fact: ColumnFacts, skip_bad: bool) -> tuple[dict[st
     if fact.num_numbers and not fact.num_odd and not fact.is_whole:
         raise DataError(
             f"{where}: the labels are numbers with decimals ({_example(fact)}), so this looks like regression. Assay "
-            "trains classifiers: name another label_column, or write classes."
+            "trains classifiers: name another column as label, or write classes."
         )
     if fact.values is None:
         raise SourceError(
             f"{where}: holds more than {MAX_CLASSES:,} different values ({_example(fact)}), so it looks like an id or "
-            "free text. Say which column is the label: option label_column."
+            "free text. Name another column as label."
         )
     num_missing = sum(fact.values[value] for value in MISSING_LABELS)
     if num_missing and not skip_bad:
@@ -306,7 +313,7 @@ def name_classes(path: Path, fact: ColumnFacts, skip_bad: bool) -> tuple[dict[st
 
 def _check_classes(where: str, class_names: tuple[str, ...], fact: ColumnFacts) -> None:
     if len(class_names) > MAX_CLASSES:
-        raise SourceError(f"{where}: holds more than {MAX_CLASSES:,} classes. Say which column is the label.")
+        raise SourceError(f"{where}: holds more than {MAX_CLASSES:,} classes. Name another column as label.")
     if len(class_names) < 2:
         found = f"all {fact.num_rows} rows are of class {class_names[0]!r}" if class_names else "no row has a label"
         raise SourceError(f"{where}: {found}. A classifier needs two classes.")
@@ -369,7 +376,7 @@ def _find_features(
         elif not kept and (_plain(name) in _ID_NAMES or (fact.is_consecutive and fact.num_rows >= _MIN_ROWS_OF_IDS)):
             left_out[name] = "row ids"
         elif fact.is_numeric:
-            _check_numbers(path, fact, skip_bad)
+            _check_numbers(path, fact, options, skip_bad)
             features.append(Feature(name, (stored,), decimal_comma=fact.has_decimal_commas))
         elif fact.is_dates:
             left_out[name] = "dates"
@@ -387,12 +394,13 @@ def _example_at(fact: ColumnFacts) -> str:
     return f"{what} {value[:30]!r} in {fact.unit} {line}"
 
 
-def _check_numbers(path: Path, fact: ColumnFacts, skip_bad: bool) -> None:
+def _check_numbers(path: Path, fact: ColumnFacts, options: SourceOptions, skip_bad: bool) -> None:
+    left_out = options.written("drop_columns", fact.name)
     if fact.has_thousands:
         line, value = fact.odd_at[0]
         raise DataError(
             f"{path}, {fact.unit} {line}, column {fact.name!r}: the comma in {value!r} may divide thousands or stand "
-            f"before decimals. Write such numbers without comma, or leave the column out (drop_columns={fact.name})."
+            f"before decimals. Write such numbers without comma, or leave the column out ({left_out})."
         )
     if skip_bad:
         return
@@ -406,7 +414,7 @@ def _check_numbers(path: Path, fact: ColumnFacts, skip_bad: bool) -> None:
             raise DataError(
                 f"{path}, {fact.unit} {line}, column {fact.name!r}: {value[:40]!r} is {what}, and the column holds "
                 f"numbers ({count} such of {fact.num_there} cells). Mend them, leave the column out "
-                f"(drop_columns={fact.name}), or leave such rows out with --skip-bad."
+                f"({left_out}), or leave such rows out with --skip-bad."
             )
 
 
@@ -417,7 +425,8 @@ def _say_roles(plan: Plan, options: SourceOptions) -> None:
     if found:
         plan.notes.insert(0, f"Took {', '.join(f'column {name!r} as {role}' for role, name in found.items())}.")
     if plan.text and not options.text_column:
-        plan.notes.append(f"For features of the other columns instead of texts, give drop_columns={plan.text}.")
+        dropped = options.written("drop_columns", plan.text)
+        plan.notes.append(f"For features of the other columns instead of texts, give {dropped}.")
 
 
 def _say_features(plan: Plan, facts: dict[str, ColumnFacts]) -> None:
@@ -449,12 +458,12 @@ def _say_left_out(plan: Plan, left_out: dict[str, str]) -> None:
         plan.notes.append(f"Left out columns: {', '.join(shown)}{more}.")
 
 
-def _check_features(path: Path, plan: Plan, left_out: dict[str, str]) -> None:
+def _check_features(path: Path, plan: Plan, options: SourceOptions, left_out: dict[str, str]) -> None:
     if not plan.features:
         found = "; ".join(f"{name!r}: {reason}" for name, reason in left_out.items()) or "there is only the label"
         raise SourceError(
-            f"{path}: no column is left as a feature or text ({found}). Say which holds the text (text_column), or "
-            "keep one (keep_columns)."
+            f"{path}: no column is left as a feature or text ({found}). Say which holds the text "
+            f"({options.written('text_column', 'NAME')}), or keep one ({options.written('keep_columns', 'NAME')})."
         )
     for name, count in Counter(plan.columns).items():
         if count > 1:

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import os
+import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -140,6 +141,15 @@ class SourceOptions:
         """The options that were given, as text."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value if isinstance(value, str) else ", ".join(value) for name, value in values.items() if value}
+
+    def written(self, name: str, value: str) -> str:
+        """Return how a person gives an option where these come from: params, unless a subclass knows better.
+
+        Args:
+            name: Name of one of the attributes.
+            value: Its value, or one of its values.
+        """
+        return shlex.quote(f"data.options.{name}=" + (f"[{value}]" if name.endswith("s") else value))
 
 
 _NO_OPTIONS = SourceOptions()

@@ -130,7 +130,8 @@ def _check_leaks(reader: RowReader, plan: Plan, facts: dict[str, ColumnFacts], o
         raise SourceError(
             f"{reader.path}: column {name!r} gives the label {plan.label!r} away: each of its {len(found)} values goes "
             f"with one class, e.g. {value[:40]!r} with {plan.class_names[label]!r}.{others} If it is known only once "
-            f"the label is, leave it out: drop_columns={name}. If it is a feature, keep it: keep_columns={name}."
+            f"the label is, leave it out: {options.written('drop_columns', name)}. If it is a feature, keep it: "
+            f"{options.written('keep_columns', name)}."
         )
 
 
