@@ -1,10 +1,11 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from assay.data import large_arrays
-from assay.data.large_arrays import take_rows
+from assay.data.large_arrays import expect_rows, is_large_file, take_rows
 
 
 @pytest.mark.parametrize("shape", [(50, 3, 4, 2), (50, 7), (50, 1)])
@@ -45,6 +46,19 @@ def test_a_large_array_does_not_become_memory_of_the_process(tmp_path: Path, mon
     assert _resident_file_bytes() - before < 20_000_000
     assert array[:, ::4096].sum() == 0
     assert _resident_file_bytes() - before > 100_000_000  # what reading through the map would have cost
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no hints about files")
+def test_the_disk_is_told_which_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "array.npy", np.zeros((50, 400), np.uint8))
+    array = np.load(tmp_path / "array.npy", mmap_mode="r")
+    assert not is_large_file(array)
+    monkeypatch.setattr(large_arrays, "MAPPED_BYTES", 0)
+    assert is_large_file(array) and not is_large_file(array[3:]) and not is_large_file(np.asarray(array).copy())
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: told.append((start, length)))
+    expect_rows(array, np.array([7, 0]))
+    assert told == [(array.offset + 7 * 400, 400), (array.offset, 400)]
 
 
 def _resident_file_bytes() -> int:

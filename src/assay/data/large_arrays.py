@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from typing import TypeGuard
 
 import numpy as np
 
@@ -25,14 +26,11 @@ def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     Raises:
         OSError: The file cannot be read.
     """
-    if not isinstance(array, np.memmap) or array.nbytes <= MAPPED_BYTES or array.filename is None:
-        return np.asarray(array[rows])
-    owner: object = array.base
-    if not isinstance(owner, mmap.mmap):  # a view of some rows, which lie elsewhere in the file
+    if not is_large_file(array):
         return np.asarray(array[rows])
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)
     row_bytes = found[:1].nbytes
-    file = os.open(array.filename, os.O_RDONLY)
+    file = _open(array)
     try:
         places = memoryview(found.reshape(-1).view(np.uint8).data)
         for number, row in enumerate(rows.tolist()):
@@ -42,3 +40,37 @@ def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     finally:
         os.close(file)
     return found
+
+
+def expect_rows(array: np.memmap, rows: np.ndarray) -> None:
+    """Say which rows will be read soon, so that the disk brings what is not in memory meanwhile.
+
+    Args:
+        array: ``[row, ...]``, for which `is_large_file` holds.
+        rows: Row numbers, int64 ``[row]``.
+
+    Source:
+        posix_fadvise(2), POSIX_FADV_WILLNEED.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    row_bytes = array.nbytes // len(array)
+    file = _open(array)
+    try:
+        for row in rows.tolist():
+            os.posix_fadvise(file, array.offset + row * row_bytes, row_bytes, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(file)
+
+
+def is_large_file(array: np.ndarray) -> TypeGuard[np.memmap]:
+    """Whether rows are read out of a file: those of a large memory map, but not of a view, which begins elsewhere."""
+    if not isinstance(array, np.memmap) or array.nbytes <= MAPPED_BYTES or array.filename is None:
+        return False
+    owner: object = array.base
+    return isinstance(owner, mmap.mmap)
+
+
+def _open(array: np.memmap) -> int:
+    """Open the file of an array for which `is_large_file` holds."""
+    return os.open(str(array.filename), os.O_RDONLY)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assay.data.large_arrays import take_rows
+from assay.data.large_arrays import expect_rows, is_large_file, take_rows
 from assay.data.loading import Dataset
 from assay.data.ragged import RaggedArray
 from assay.data.tokenizer import PAD_ID, TextEncoder
@@ -46,6 +46,7 @@ class Batches:
         self._inputs, self._at = _read(dataset, rows, spec)
         self._fill = PAD_ID if spec.kind == TEXT else np.nan
         self._resident: Tensor | None = None
+        self._on_disk = self._inputs if isinstance(self._inputs, np.ndarray) and is_large_file(self._inputs) else None
         if device.type != "cpu" and isinstance(self._inputs, np.ndarray):
             size_bytes = len(rows) * int(np.prod(self._inputs.shape[1:])) * self._inputs.itemsize
             if size_bytes < _SHARE_OF_DEVICE_MEMORY * _free_bytes(device):
@@ -79,6 +80,15 @@ class Batches:
         if self._device.type == "cuda":
             inputs = inputs.pin_memory()
         return inputs.to(self._device, non_blocking=True), labels
+
+    def expect(self, positions: Tensor) -> None:
+        """Say which batch comes next, so that the disk brings what is not in memory while this one is computed.
+
+        Args:
+            positions: Positions within the split, int64 ``[batch]``, on the CPU.
+        """
+        if self._on_disk is not None:
+            expect_rows(self._on_disk, self._at[positions.numpy()])
 
     def _take(self, places: np.ndarray) -> np.ndarray:
         if isinstance(self._inputs, np.ndarray):

@@ -265,6 +265,7 @@ def _train(
             start = state.position * batch_size
             positions = state.order[start : start + batch_size]
             examples, labels = train_batches.take(positions)
+            train_batches.expect(state.order[start + batch_size : start + 2 * batch_size])
             inputs, mixed = to_model_input(varied(examples)), None
             if mixup_alpha > 0:
                 inputs, other_labels, share = mixup(inputs, labels, mixup_alpha, state.augmentation)
