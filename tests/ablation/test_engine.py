@@ -35,15 +35,15 @@ def test_pruning_stops_a_level_with_all_its_seeds_and_never_the_baseline(tmp_pat
     world = world_of(tmp_path)
     engine, _, over = engine_of(world, ten_levels())
     engine.train()
-    assert engine.setup.looks[engine.setup.design.variants[0].name] == (1, 3, 9)
+    assert engine.setup.looks[engine.setup.design.variants[0].name] == (3, 4, 5, 7, 9)
     alive = [variant.name for variant in engine.setup.design.variants if variant.name not in engine.fates]
     assert BASELINE in alive
     assert NAMES[0] in alive
-    assert len(alive) == 1 + 2  # of 10, 4 go on, then 2
+    assert len(alive) == 1 + 1  # of 10, 5 go on, then 3, 2 and 1
     for variant in engine.setup.design.variants:
         lengths = {engine.trials[(variant.name, seed)].num_epochs for seed in engine.setup.design.seeds}
         assert len(lengths) == 1, "all seeds of a level go equally far"
-    assert Counter(t.num_epochs for t in over) == {1: 6 * 4, 3: 2 * 4, 9: 3 * 4}
+    assert Counter(t.num_epochs for t in over) == {3: 5 * 4, 4: 2 * 4, 5: 4, 7: 4, 9: 2 * 4}
     assert len(engine.trained) == 11 * 4, "a trial that goes on is one trial"
     assert sum(t.num_epochs for t in over) == engine.setup.num_epochs
 
@@ -133,7 +133,7 @@ def test_the_baseline_goes_first_and_is_told_when_it_is_done(tmp_path: Path) -> 
     jobs_before: list[int] = []
     engine.train(lambda: jobs_before.append(len(world.jobs)))
     assert [job.variant for job in world.jobs[:4]] == [BASELINE] * 4
-    assert world.jobs[0].looks == (1, 3, 9)
+    assert world.jobs[0].looks == (3, 4, 5, 7, 9)
     assert len(jobs_before) == 1
     assert jobs_before[0] < len(world.jobs)
     assert analysis.noise() is not None
@@ -156,8 +156,8 @@ def test_a_variant_with_other_epochs_is_looked_at_after_the_same_share(tmp_path:
     design = make_design(params)
     world = World(tmp_path, {variant.name: 0.8 for variant in design.variants})
     engine, _, _ = engine_of(world, params)
-    assert engine.setup.looks[design.variants[0].name] == (1, 3, 9)
-    assert engine.setup.looks[design.variants[1].name] == (2, 6, 18)
+    assert engine.setup.looks[design.variants[0].name] == (3, 5, 9)
+    assert engine.setup.looks[design.variants[1].name] == (6, 10, 18)
     engine.train()
     looks = {variant.name: engine.setup.looks[variant.name] for variant in design.variants}
     for (name, _), trial in engine.trials.items():

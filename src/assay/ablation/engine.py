@@ -82,7 +82,8 @@ class Setup:
         if not self.design.prunes:
             return (own,)
         base = self.design.baseline.train.num_epochs
-        looks = look_epochs(base, self.params.reduction, len(self.design.variants) - 1)
+        grace, reduction = self.params.grace_fraction, self.params.reduction
+        looks = look_epochs(base, grace, reduction, len(self.design.variants) - 1)
         return tuple(max(1, round(own * look / base)) for look in looks)
 
     @cached_property
@@ -110,7 +111,7 @@ class Setup:
             splits=self.splits[seed],
             cache_dir=str(self.cache_dir),
             run_dir=str(self.trials_dir / key[:16]),
-            looks=tuple(looks),
+            looks=tuple(dict.fromkeys(looks)),
             start=self.starts.get(variant.name),
         )
 

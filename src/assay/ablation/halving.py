@@ -12,21 +12,22 @@ import math
 from collections.abc import Mapping
 
 
-def look_epochs(num_epochs: int, reduction: int, num_variants: int) -> tuple[int, ...]:
+def look_epochs(num_epochs: int, grace_fraction: float, reduction: int, num_variants: int) -> tuple[int, ...]:
     """Return the epochs after which variants are looked at; the last one is the end.
 
-    The looks lie a factor `reduction` apart, counted back from the end, and there are no more of them than it takes to
-    come from `num_variants` down to one.
+    There are as many looks as it takes to come from `num_variants` down to one, where the epochs allow it, and each
+    lies the same factor after the one before.
 
     Args:
-        num_epochs: Epochs of a whole trial.
+        num_epochs: Epochs of a whole trial, ``E``.
+        grace_fraction: Share ``g`` of them before the first look, which is after ``ceil(g E)`` epochs.
         reduction: One in so many variants goes on at each look.
         num_variants: Variants that can be stopped.
     """
-    epochs = [num_epochs]
-    while len(epochs) <= num_halvings(num_variants, reduction) and epochs[0] > 1:
-        epochs.insert(0, max(1, epochs[0] // reduction))
-    return tuple(epochs)
+    halvings = num_halvings(num_variants, reduction)
+    first = max(1, math.ceil(grace_fraction * num_epochs - 1e-9))
+    looks = {round(first * (num_epochs / first) ** (number / halvings)) for number in range(halvings)}
+    return tuple(sorted(looks | {num_epochs}))
 
 
 def num_halvings(num_variants: int, reduction: int) -> int:

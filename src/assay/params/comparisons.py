@@ -34,8 +34,10 @@ class AblationParams(Section):
     """Chance of finding the difference that the plan calls detectable."""
     prune: bool | None = None
     """Stop levels early that cannot win any more; null does, but for factorial, where every cell counts."""
-    reduction: int = Field(3, ge=2, le=10)
-    """With pruning, one in so many variants goes on at each look; the looks lie as many times farther apart."""
+    grace_fraction: float = Field(0.3, ge=0.01, le=1)
+    """With pruning, share of the epochs before the first look: what regularizes learns more slowly at first."""
+    reduction: int = Field(2, ge=2, le=10)
+    """With pruning, one in so many variants goes on at each look."""
     resample_splits: bool = False
     """Draw train and val anew for every seed; test stays as it is."""
     max_trials: int = Field(200, ge=1, le=1_000_000)
