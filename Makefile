@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?=
 ARGS ?=
-JOBS ?= 4
+JOBS ?= 3
 
 .PHONY: help run test check format lint types contracts tests env constraints clean format-check
 
@@ -41,7 +41,7 @@ contracts: env
 	$(BIN)/lint-imports --config pyproject.toml
 
 tests: env
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 # The stamp is older than the constraints, or the interpreter is gone: make the environment again.
 env:
