@@ -267,3 +267,15 @@ class ColumnFacts:
             self.values[value] += count
         if len(self.values) > MAX_VALUES + 1:
             self.values = None
+
+
+def rows_of(fact: ColumnFacts, lines: list[str], count: int) -> str:
+    """Name some rows for people, with the unit in which the file counts them.
+
+    Args:
+        fact: The column that they are rows of.
+        lines: Numbers of the first of them.
+        count: How many there are.
+    """
+    more = ", ..." if count > len(lines) else ""
+    return f"{fact.unit}s {', '.join(lines)}{more}" if lines else "the column is not in them"

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from assay.data.column_facts import MAX_VALUES, MISSING_LABELS, ColumnFacts
+from assay.data.column_facts import ColumnFacts, rows_of
+from assay.data.label_values import name_classes
 from assay.data.sources import SourceOptions
 from assay.errors import DataError, SourceError
 from assay.records import TABLE, TEXT
 
-MAX_CLASSES = MAX_VALUES
 MAX_LEVELS = 20
 """Different values of a text column that become a feature each."""
 
@@ -55,7 +55,6 @@ _GROUP_NAMES = {"group", "subject", "user", "patient", "speaker", "person", "par
 _GROUP_NAMES |= {f"{name}s" for name in _GROUP_NAMES} | {f"{name}id" for name in _GROUP_NAMES}
 _ID_NAMES = {"id", "index", "idx", "rowid", "row", "rownumber", "unnamed0", "uuid", "guid", "recordid", "sampleid"}
 _RESERVED = ("label", "split", "group", "image", "text", "series")
-_INTEGER = re.compile(r"[-+]?[0-9]+")
 _NUM_LISTED = 5
 _LONG_TEXT = 40
 _MIN_ROWS_OF_IDS = 20
@@ -263,77 +262,6 @@ def _find_label(path: Path, facts: dict[str, ColumnFacts], options: SourceOption
     )
 
 
-def name_classes(path: Path, fact: ColumnFacts, skip_bad: bool) -> tuple[dict[str, int], tuple[str, ...], list[str]]:
-    """Name the classes of a label column: whole numbers in their order, anything else by name.
-
-    Args:
-        path: The file, for errors.
-        fact: What the column holds.
-        skip_bad: Whether rows without a label are to be left out, not refused.
-
-    Returns:
-        Index of the class of each value, the class names, and sentences about what was changed.
-
-    Raises:
-        DataError: A label is missing, or the labels are measurements.
-        SourceError: There is only one class, or there are too many.
-    """
-    where = f"{path}, column {fact.name!r}"
-    if fact.num_numbers and not fact.num_odd and not fact.is_whole:
-        raise DataError(
-            f"{where}: the labels are numbers with decimals ({_example(fact)}), so this looks like regression. Assay "
-            "trains classifiers: name another column as label, or write classes."
-        )
-    if fact.values is None:
-        raise SourceError(
-            f"{where}: holds more than {MAX_CLASSES:,} different values ({_example(fact)}), so it looks like an id or "
-            "free text. Name another column as label."
-        )
-    num_missing = sum(fact.values[value] for value in MISSING_LABELS)
-    if num_missing and not skip_bad:
-        lines = [str(number) for number, value in fact.missing_at if value in MISSING_LABELS]
-        raise DataError(
-            f"{where}: {num_missing} of {fact.num_rows} rows have no label ({_rows_of(fact, lines, num_missing)}). Add "
-            "them, or leave such rows out with --skip-bad."
-        )
-    values = [value for value in fact.values if value not in MISSING_LABELS]
-    names = {value: unicodedata.normalize("NFC", value) for value in values}
-    notes = []
-    if values and fact.num_numbers and not fact.num_odd and any(not _INTEGER.fullmatch(value) for value in values):
-        names = {value: str(int(float(value))) for value in values}
-        notes.append(f"Read the labels in {fact.name!r} as whole numbers (written like {_example(fact)}).")
-    class_names = tuple(sorted(set(names.values())))
-    if all(_INTEGER.fullmatch(name) for name in class_names):
-        class_names = tuple(sorted(class_names, key=lambda name: (int(name), name)))
-    _check_classes(where, class_names, fact)
-    if len({name.casefold() for name in class_names}) < len(class_names):
-        notes.append(f"Some classes in {fact.name!r} differ in upper and lower case only; they are kept apart.")
-    return {value: class_names.index(name) for value, name in names.items()}, class_names, notes
-
-
-def _check_classes(where: str, class_names: tuple[str, ...], fact: ColumnFacts) -> None:
-    if len(class_names) > MAX_CLASSES:
-        raise SourceError(f"{where}: holds more than {MAX_CLASSES:,} classes. Name another column as label.")
-    if len(class_names) < 2:
-        found = f"all {fact.num_rows} rows are of class {class_names[0]!r}" if class_names else "no row has a label"
-        raise SourceError(f"{where}: {found}. A classifier needs two classes.")
-    for name in class_names:
-        if not name.isprintable() or len(name) > 200:
-            raise SourceError(
-                f"{where}: the class {name[:40]!r} is too long or has letters that cannot be shown. Rename it."
-            )
-
-
-def _example(fact: ColumnFacts) -> str:
-    values = [value for value in fact.values or () if value][:2] or [value for _, value in fact.odd_at[:2]]
-    return "e.g. " + ", ".join(value[:30] for value in values) if values else f"{fact.num_numbers} numbers"
-
-
-def _rows_of(fact: ColumnFacts, lines: list[str], count: int) -> str:
-    more = ", ..." if count > len(lines) else ""
-    return f"{fact.unit}s {', '.join(lines)}{more}" if lines else "the column is not in them"
-
-
 def _find_text(facts: dict[str, ColumnFacts], options: SourceOptions) -> str | None:
     """The column named like a text, or the longest free text; short texts only where there is nothing else."""
     texts = {
@@ -353,7 +281,7 @@ def _find_text(facts: dict[str, ColumnFacts], options: SourceOptions) -> str | N
 
 def _check_text(path: Path, fact: ColumnFacts, skip_bad: bool) -> None:
     if fact.num_empty and not skip_bad:
-        lines = _rows_of(fact, [str(number) for number in fact.empty_at], fact.num_empty)
+        lines = rows_of(fact, [str(number) for number in fact.empty_at], fact.num_empty)
         raise DataError(
             f"{path}, column {fact.name!r}: {fact.num_empty} of {fact.num_rows} texts are empty ({lines}). Add them, "
             "or leave such rows out with --skip-bad."

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from assay.data.column_facts import MISSING_LABELS
-from assay.data.columns import MAX_CLASSES, SPLIT_VALUES
+from assay.data.columns import SPLIT_VALUES
 from assay.data.images import encode_png
+from assay.data.label_values import MAX_CLASSES
 from assay.data.sources import Example, Source, content_hash
 from assay.data.text_lines import clean_text
 from assay.errors import BadExampleError, DataError, SourceError
