@@ -225,7 +225,9 @@ REFUSED = {
     "one column": Case("table", csv("a\nb\n" * 5, "label"), ("t.csv", "there is only the label", "text_column")),
     # Labels
     "no label to be seen": Case(
-        "table", csv(rows(row=lambda n: f"{n}.5,{n * 3}.25"), "x,z"), ("t.csv", "'x', 'z'", "label_column=")
+        "table",
+        csv(rows(row=lambda n: f"{n}.5,{n * 3}.25"), "x,z"),
+        ("t.csv", "'x', 'z'", "data.options.label_column=z"),
     ),
     "two columns named like a label": Case(
         "table",

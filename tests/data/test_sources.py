@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import shlex
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from assay.data.sources import (
     open_source,
 )
 from assay.errors import DataError, SourceError
+from assay.params_yaml import parse_override
 
 
 def test_digits_are_scikit_learns_stretched_to_255() -> None:
@@ -177,3 +179,19 @@ def test_a_folder_with_one_table_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("x,label\n1.5,a\n2.5,b\n")
     source = open_source("table", tmp_path, download_dir=tmp_path)
     assert [example.label for example in source.examples()] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("drop_columns", "code", "'data.options.drop_columns=[code]'"),
+        ("drop_columns", "weight, kg", """'data.options.drop_columns=["weight, kg"]'"""),
+        ("label_column", "kind", "data.options.label_column=kind"),
+        ("label_column", "7", """'data.options.label_column="7"'"""),
+        ("label_column", "a]: [b", """'data.options.label_column="a]: [b"'"""),
+    ],
+)
+def test_an_option_is_written_as_a_run_reads_it(name: str, value: str, text: str) -> None:
+    assert SourceOptions().written(name, value) == text
+    _, read = parse_override(shlex.split(text)[0])
+    assert read == ([value] if name == "drop_columns" else value)

