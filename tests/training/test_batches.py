@@ -1,13 +1,17 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from assay.data import large_arrays
+from assay.training import batches
+from assay.training import fit as training
 from assay.training.batches import Batches, input_statistics, to_model_input
 from assay.training.session import batch_order, stream_seed
-from tests.training.tiny import spec_of, tiny_dataset
+from tests.training.tiny import FP32, MODEL, TRAIN, spec_of, tiny_dataset
 
 
 def test_take_gives_the_rows_asked_for(tmp_path: Path) -> None:
@@ -48,3 +52,26 @@ def test_an_epoch_visits_every_example_once_in_an_order_of_its_own() -> None:
 def test_streams_have_different_seeds() -> None:
     seeds = {stream_seed(seed, stream, epoch) for seed in range(4) for stream in range(3) for epoch in range(4)}
     assert len(seeds) == 48
+
+
+def test_the_next_batch_is_announced_where_rows_are_read_out_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, splits = tiny_dataset(tmp_path, num_examples=40)
+    np.save(tmp_path / "inputs.npy", dataset.inputs)
+    mapped = dataclasses.replace(dataset, inputs=np.load(tmp_path / "inputs.npy", mmap_mode="r"))
+    monkeypatch.setattr(large_arrays, "MAPPED_BYTES", 0)
+    done: list[tuple[str, list[int]]] = []
+    for name, work in (("take_rows", batches.take_rows), ("expect_rows", batches.expect_rows)):
+
+        def noted(array: np.memmap, rows: np.ndarray, name: str = name, work: Any = work) -> Any:
+            done.append((name, rows.tolist()))
+            return work(array, rows)
+
+        monkeypatch.setattr(batches, name, noted)
+    train = TRAIN.model_copy(update={"num_epochs": 1, "batch_size": 8})
+    training.fit(mapped, splits, MODEL, train, FP32, tmp_path / "run")
+    first = next(number for number, (what, _) in enumerate(done) if what == "expect_rows")
+    steps = done[first - 1 : first + 3]
+    assert [what for what, _ in steps] == ["take_rows", "expect_rows"] * 2
+    assert len(steps[1][1]) == 8 and steps[1][1] == steps[2][1]

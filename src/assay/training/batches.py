@@ -87,7 +87,7 @@ class Batches:
         Args:
             positions: Positions within the split, int64 ``[batch]``, on the CPU.
         """
-        if self._on_disk is not None:
+        if self._on_disk is not None and self._resident is None:
             expect_rows(self._on_disk, self._at[positions.numpy()])
 
     def _take(self, places: np.ndarray) -> np.ndarray:
