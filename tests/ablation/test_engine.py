@@ -149,6 +149,22 @@ def test_short_trials_are_handed_over_together(tmp_path: Path) -> None:
     assert max(sizes) == 4  # half a second each, two seconds together
 
 
+def test_two_looks_after_one_epoch_are_one(tmp_path: Path) -> None:
+    params = RunParams.model_validate(
+        {"ablation": {"factors": {"train.num_epochs": (2, 3, 27, 36)}, "baseline": {"train.num_epochs": 9}}}
+    )
+    design = make_design(params)
+    names = [variant.name for variant in design.variants]
+    world = World(tmp_path, {name: 0.9 - 0.01 * place for place, name in enumerate(names)})
+    engine, _, _ = engine_of(world, params)
+    assert engine.setup.looks[names[1]] == (1, 1, 2)
+    engine.train()
+    assert all(list(job.looks) == sorted(set(job.looks)) for job in world.jobs)
+    for (name, _), trial in engine.trials.items():
+        looks = engine.setup.looks[name]
+        assert trial.num_epochs in (looks[:-1] if name in engine.fates else looks[-1:])
+
+
 def test_a_variant_with_other_epochs_is_looked_at_after_the_same_share(tmp_path: Path) -> None:
     params = RunParams.model_validate(
         {"ablation": {"factors": {"train.num_epochs": (18, 27, 36, 45)}, "baseline": {"train.num_epochs": 9}}}

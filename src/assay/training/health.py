@@ -24,7 +24,7 @@ MAX_EXAMPLES = 64
 """Examples whose activations are looked at."""
 
 _STEPS_BETWEEN = 100
-"""One look costs half a step of a convolutional network and two of a small MLP, so it is worth one in so many."""
+"""One look costs half a step of a convolutional network and up to two of a small MLP, so it is worth one in so many."""
 
 _SAME = 1e-5
 """A unit is constant if its values spread less than so much, relative to the largest of them."""
