@@ -12,6 +12,7 @@ _SHORTHANDS = {"ablate": "ablation.preset"}
 """What people may write instead of a path."""
 
 _KEYED_BY_PATH = ("ablation.factors", "ablation.baseline")
+_RECIPES = "ablation.recipes"
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -88,10 +89,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def path_keys(dotted: str) -> list[str]:
-    """Split a dotted path into keys; what an ablation's factor or baseline is about is a path that is one key."""
+    """Split a dotted path into keys; what an ablation's factor, recipe or baseline is about is one key."""
     for mapping in _KEYED_BY_PATH:
         if dotted.startswith(f"{mapping}."):
             return [*mapping.split("."), dotted.removeprefix(f"{mapping}.")]
+    if dotted.startswith(f"{_RECIPES}."):
+        name, _, path = dotted.removeprefix(f"{_RECIPES}.").partition(".")
+        return [*_RECIPES.split("."), name, *([path] if path else [])]
     return dotted.split(".")
 
 

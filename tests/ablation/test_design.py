@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 
+from assay.ablation.analysis import winners
 from assay.ablation.design import make_design, shown
 from assay.errors import ParamsError
 from assay.params import Params, RunParams
-from assay.records import BASELINE
+from assay.records import BASELINE, Verdict
 
 
 def params_with(**ablation: Any) -> RunParams:
@@ -134,6 +135,55 @@ def test_a_preset_takes_the_place_of_the_factors() -> None:
     assert [factor.path for factor in design.factors] == ["train.dropout_prob"]
 
 
+SLOW_AND_LONG = {"train.num_epochs": 40, "train.optimizer.kind": "sgd", "train.optimizer.learning_rate": 0.05}
+
+
+def test_a_recipe_changes_several_params_together() -> None:
+    design = make_design(params_with(factors={"train.l2": (1e-4,)}, recipes={"long sgd": SLOW_AND_LONG}))
+    assert [(contrast.name, contrast.kind) for contrast in design.contrasts] == [
+        ("l2=0.0001", "level"),
+        ("long sgd", "recipe"),
+    ]
+    (recipe,) = design.recipes
+    assert set(recipe.changes) == {"train.num_epochs", "train.optimizer"}, "of a kind all that belongs to it"
+    train = design.params_of(recipe, 5).train
+    assert (train.num_epochs, train.optimizer.kind, train.optimizer.learning_rate) == (40, "sgd", 0.05)
+    assert train.seed == 5
+    assert design.baseline_levels.keys() == {"train.l2", *recipe.changes}
+    for path, text in design.baseline_levels.items():
+        here: Any = design.baseline.model_dump(mode="json")
+        for name in path.split("."):
+            here = here[name]
+        assert json.loads(text) == here
+
+
+def test_the_recipe_that_helps_most_is_taken_over_whole() -> None:
+    design = make_design(params_with(factors={"train.l2": (1e-4,)}, recipes={"long sgd": SLOW_AND_LONG}))
+    verdicts = [
+        Verdict(contrast.name, contrast.kind, contrast.factors, "helps", "", num_seeds=3, difference=difference)
+        for contrast, difference in zip(design.contrasts, (0.01, 0.02), strict=True)
+    ]
+    assert winners(design, verdicts) == design.recipes[0].changes | {"train.l2": "0.0001"}
+    changed = {path: json.loads(text) for path, text in design.recipes[0].changes.items()}
+    assert changed["train.optimizer"]["learning_rate"] == 0.05
+
+
+def test_what_a_recipe_trains_does_not_depend_on_the_order_of_its_changes() -> None:
+    one, other = (
+        make_design(params_with(recipes={"r": dict(changes)}))
+        for changes in (SLOW_AND_LONG.items(), reversed(SLOW_AND_LONG.items()))
+    )
+    assert one.params_of(one.variants[1], 0).train.optimizer.kind == "sgd"
+    assert one.variants[1].changes.keys() == other.variants[1].changes.keys()
+
+
+def test_a_recipe_that_is_the_baseline_is_left_out_and_said() -> None:
+    own = {"train.l2": Params().train.l2, "train.l1": Params().train.l1}
+    design = make_design(params_with(factors=TWO, recipes={"as it is": own}))
+    assert design.recipes == ()
+    assert any("Recipe as it is is the baseline" in note for note in design.notes)
+
+
 @pytest.mark.parametrize(
     ("ablation", "words"),
     [
@@ -153,6 +203,14 @@ def test_a_preset_takes_the_place_of_the_factors() -> None:
         ({"factors": {"train": (1,)}}, "no params path"),
         ({"factors": {"train.l2": (1e-4, 1e-3)}, "mode": "leave-one-out"}, "takes one level"),
         ({"factors": {"train.l2": (1e-4,)}, "baseline": {"train.nope": 1}}, "train.nope in ablation.baseline"),
+        ({"recipes": {"r": {}}}, "needs something that it changes"),
+        ({"recipes": {"r": {"train.dropout": 0.1}}}, "Did you mean train.dropout_prob?"),
+        ({"recipes": {"r": {"train.seed": 1}}}, "ablation.num_seeds"),
+        ({"recipes": {"baseline": {"train.l2": 1e-4}}}, "no name for a recipe"),
+        ({"recipes": {"r": {"train.l2": 1e-4}}, "factors": {"train.l2": (1e-4,)}}, "changes what l2=0.0001 changes"),
+        ({"recipes": {"a": {"train.l2": 1e-4}, "b": {"train.l2": 1e-4}}}, "changes what a changes"),
+        ({"recipes": {"l2=1": {"train.l2": 1e-4}}}, "no name for a recipe"),
+        ({"recipes": {"r": {"train.l2": 1e-4}}, "mode": "factorial", "factors": TWO}, "one by one"),
     ],
 )
 def test_bad_requests_are_one_clear_paragraph(ablation: dict[str, Any], words: str) -> None:

@@ -14,6 +14,7 @@ from assay.ablation.wording import (
     extra_seconds,
     generalization_gap,
     headline,
+    levels_by_factor,
     plan_facts,
     probability,
     signed,
@@ -212,17 +213,29 @@ def test_verdicts_are_grouped_by_factor_with_interactions_last():
     one, other = make_verdict("a", factors=("train.l1",)), make_verdict("b", factors=("train.l2",))
     both = make_verdict("a x b", kind="interaction", factors=("train.l1", "train.l2"))
     again = make_verdict("c", factors=("train.l1",))
-    groups = by_factor([both, one, other, again])
-    assert list(groups) == ["train.l1", "train.l2", "interactions"]
+    recipe = make_verdict("long sgd", kind="recipe", factors=("train.num_epochs", "train.optimizer"))
+    groups = by_factor([both, one, recipe, other, again])
+    assert list(groups) == ["train.l1", "recipes", "train.l2", "interactions"]
     assert groups["train.l1"] == [one, again]
 
 
-def test_extra_seconds_compare_trials_of_the_same_length():
+def test_a_recipe_is_shown_with_what_it_changes():
+    plan = dataclasses.replace(make_record(num_variants=3).plan, recipes=("long sgd",))
+    changes = {"train.num_epochs": "40", "train.optimizer": '{"kind": "sgd", "learning_rate": 0.05}'}
+    plan = dataclasses.replace(plan, variants=(*plan.variants, Variant("long sgd", changes)))
+    written = "train.num_epochs = 40, train.optimizer = sgd(learning_rate=0.05)"
+    assert dict(plan_facts(plan))["recipe long sgd"] == written
+    assert levels_by_factor(plan).keys() == {"train.dropout_prob"}, "it is no level of a factor"
+
+
+def test_extra_seconds_compare_trials_that_went_to_their_end():
     record = make_record(num_variants=6)
     first, stopped = record.verdicts[0], record.verdicts[3]
     assert extra_seconds(record, first) == record.summaries[1].seconds - record.baseline.seconds
     assert stopped.verdict == "stopped"
     assert extra_seconds(record, stopped) is None
+    longer = (*record.summaries[:1], dataclasses.replace(record.summaries[1], num_epochs=99), *record.summaries[2:])
+    assert extra_seconds(dataclasses.replace(record, summaries=longer), first) is not None
     assert extra_seconds(record, make_verdict("a x b")) is None
 
 

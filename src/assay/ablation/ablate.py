@@ -111,10 +111,11 @@ class Ablation:
             power=ablation.power,
             margin=ablation.margin,
             prunes=design.prunes,
-            baseline={factor.path: json.dumps(factor.baseline, sort_keys=True) for factor in design.factors},
+            baseline=design.baseline_levels,
             alpha=ablation.alpha,
             resamples_splits=ablation.resample_splits,
             notes=design.notes,
+            recipes=tuple(recipe.name for recipe in design.recipes),
         )
 
     def _detectable(self) -> float | None:
@@ -196,8 +197,7 @@ class Ablation:
 
     def _levels(self, variant: Variant) -> dict[str, str]:
         """What each factor is in a variant."""
-        base = {factor.path: json.dumps(factor.baseline, sort_keys=True) for factor in self.design.factors}
-        return base | dict(variant.changes)
+        return self.design.baseline_levels | dict(variant.changes)
 
     def _conclude(self, engine: Engine, opened: OpenAblation, planned: AblationPlan) -> AblationRecord:
         """Judge and draw, and keep all of it in MLflow."""

@@ -15,7 +15,7 @@ from assay.ablation.power import Noise, noise_of
 from assay.ablation.verdicts import Rules, combine, judge, mean_interval
 from assay.errors import DataError
 from assay.params import AblationParams
-from assay.records import BASELINE, Contrast, Trial, Variant, VariantSummary, Verdict
+from assay.records import BASELINE, VARIANT_KINDS, Contrast, Trial, Variant, VariantSummary, Verdict
 
 STOPPED, INCOMPLETE = "stopped", "incomplete"
 
@@ -220,7 +220,7 @@ def winners(design: Design, verdicts: Iterable[Verdict]) -> dict[str, str]:
     changes = {variant.name: variant.changes for variant in design.variants}
     won: dict[str, str] = {}
     for verdict in helping:
-        levels = changes[verdict.name] if verdict.kind == "level" else _level_of(design.factors, verdict)
+        levels = changes[verdict.name] if verdict.kind in VARIANT_KINDS else _level_of(design.factors, verdict)
         if not set(levels) & set(won) and (len(levels) == 1 or not won):
             won |= levels
     return won

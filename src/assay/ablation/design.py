@@ -2,8 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ _FIXED = {
     "device.kind": "all trials compute on the same kind of device",
     "device.num_threads": "all trials compute with the same number of threads",
 }
+_RECIPE_NAME = re.compile(r"[^\W_][\w .+-]{0,39}")
 Values = dict[str, Any]
 
 
@@ -50,6 +53,7 @@ class Design:
     Attributes:
         baseline: Params of the baseline.
         factors: The factors.
+        recipes: The variants whose changes are only made together.
         variants: All variants, the baseline first.
         contrasts: What gets a verdict; one family.
         seeds: Values of ``train.seed``.
@@ -59,11 +63,18 @@ class Design:
 
     baseline: RunParams
     factors: tuple[Factor, ...]
+    recipes: tuple[Variant, ...]
     variants: tuple[Variant, ...]
     contrasts: tuple[Contrast, ...]
     seeds: tuple[int, ...]
     prunes: bool
     notes: tuple[str, ...]
+
+    @cached_property
+    def baseline_levels(self) -> dict[str, str]:
+        """What the baseline has at every path that a variant changes, as JSON text."""
+        values = self.baseline.model_dump(mode="json")
+        return {path: _text(_value_at(values, path)) for variant in self.variants for path in variant.changes}
 
     def params_of(self, variant: Variant, seed: int) -> RunParams:
         """Return the params of one trial.
@@ -86,7 +97,8 @@ def make_design(params: RunParams) -> Design:
     *Leave one out* puts every factor on its level first, and each variant takes one back to the project's value.
     *Factorial* crosses all levels: a main effect compares a level with the factor's baseline level, averaged over the
     cells of the other factors, and an interaction is how much one factor's effect changes with another's level. A
-    factorial that prunes compares each cell with the baseline instead, because effects need every cell.
+    factorial that prunes compares each cell with the baseline instead, because effects need every cell. *Recipes* are
+    variants beside the factors of one at a time, each with several changes that are only made together.
 
     Args:
         params: All params of the project, those of the ablation included.
@@ -105,15 +117,17 @@ def make_design(params: RunParams) -> Design:
         says = ablation.preset is None  # a preset brings levels that may well be the project's own
         factors = tuple(_factor(path, given, base, notes if says else []) for path, given in levels.items())
         factors = tuple(factor for factor in factors if factor.levels)
-    if not factors:
+    recipes = _recipes(ablation, base, notes)
+    if not factors and not recipes:
         raise ParamsError(
             "ablation in params.yaml: there is nothing to compare; every level equals the baseline. Give a factor "
-            "another level, e.g. ablation.factors={train.dropout_prob: [0.0, 0.5]}."
+            "another level, e.g. ablation.factors={train.dropout_prob: [0.0, 0.5]}, or a recipe another change."
         )
     variants = _crossed(factors) if ablation.mode == "factorial" else _one_each(factors, ablation.mode)
+    variants = (*variants, *_new_ones(recipes, variants))
     prunes = ablation.mode != "factorial" if ablation.prune is None else ablation.prune
     cells = ablation.mode == "factorial" and not prunes
-    contrasts = _effects(factors, variants) if cells else _against_baseline(variants)
+    contrasts = _effects(factors, variants) if cells else _against_baseline(variants, recipes)
     if ablation.mode == "factorial" and prunes:
         notes.append("Cells are compared with the baseline; main effects and interactions need every cell: --no-prune.")
     if ablation.num_seeds == 1:
@@ -122,7 +136,7 @@ def make_design(params: RunParams) -> Design:
         notes.append("Early stopping picks its epoch on val, the same examples that compare: it looks a little better.")
     first = params.train.seed
     seeds = tuple((first + number) % 2**32 for number in range(ablation.num_seeds))
-    return Design(_validated(base, {}), factors, variants, contrasts, seeds, prunes, tuple(notes))
+    return Design(_validated(base, {}), factors, recipes, variants, contrasts, seeds, prunes, tuple(notes))
 
 
 def with_seeds(params: RunParams, num_seeds: int) -> RunParams:
@@ -142,7 +156,7 @@ def _levels(ablation: AblationParams, base: Values) -> dict[str, tuple[JsonValue
     if ablation.preset:
         return preset_factors(ablation.preset, base)
     given = dict(ablation.factors)
-    if not given:
+    if not given and not ablation.recipes:
         raise ParamsError(
             "ablation in params.yaml: there is nothing to compare. Give ablation.factors, e.g. "
             "{train.dropout_prob: [0.0, 0.5]}, or a preset: ablate=regularization or ablate=dropout."
@@ -208,9 +222,59 @@ def _crossed(factors: Sequence[Factor]) -> tuple[Variant, ...]:
     return tuple(variants)
 
 
-def _against_baseline(variants: Sequence[Variant]) -> tuple[Contrast, ...]:
+def _recipes(ablation: AblationParams, base: Values, notes: list[str]) -> tuple[Variant, ...]:
+    """Validate the recipes and leave out those that change nothing."""
+    if ablation.recipes and ablation.mode != "one-at-a-time":
+        raise ParamsError(
+            "ablation.recipes: are compared with the baseline one by one, which ablation.mode="
+            f"{ablation.mode} does not do. Use mode one-at-a-time, or leave the recipes out."
+        )
+    kept = []
+    for name, changes in ablation.recipes.items():
+        where = f"ablation.recipes.{name}"
+        if not changes:
+            raise ParamsError(f"{where}={{}}: a recipe needs something that it changes. Add a params path and a value.")
+        if name == BASELINE or not _RECIPE_NAME.fullmatch(name):
+            raise ParamsError(
+                f"{where}: is no name for a recipe. Give it another one of up to 40 letters, digits, spaces and any "
+                f"of _ . + -, and not {BASELINE!r}, which is what all are compared with."
+            )
+        values = _with(base, changes, where)
+        levels = {path: _value_at(values, path) for path in _widest(changes)}
+        if all(level == _value_at(base, path) for path, level in levels.items()):
+            notes.append(f"Recipe {name} is the baseline: left out.")
+        else:
+            kept.append(Variant(name, {path: _text(level) for path, level in levels.items()}))
+    return tuple(kept)
+
+
+def _widest(paths: Iterable[str]) -> tuple[str, ...]:
+    """What has to be set to change all of these, in any order: of a ``kind`` all that belongs to it."""
+    whole = {path.removesuffix(".kind") for path in paths}
+    return tuple(sorted(path for path in whole if not any(path.startswith(f"{other}.") for other in whole)))
+
+
+def _new_ones(recipes: Sequence[Variant], variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """The recipes, none of which may be another variant under another name."""
+    seen = {tuple(sorted(variant.changes.items())): variant.name for variant in variants}
+    names = {variant.name for variant in variants}
+    for recipe in recipes:
+        same = seen.setdefault(tuple(sorted(recipe.changes.items())), recipe.name)
+        if same != recipe.name:
+            raise ParamsError(f"ablation.recipes.{recipe.name}: changes what {same} changes. Leave one of them out.")
+        if recipe.name in names:
+            raise ParamsError(f"ablation.recipes.{recipe.name}: a level is called so. Give the recipe another name.")
+    return tuple(recipes)
+
+
+def _against_baseline(variants: Sequence[Variant], recipes: Sequence[Variant]) -> tuple[Contrast, ...]:
     return tuple(
-        Contrast(variant.name, "level", tuple(variant.changes), {variant.name: 1.0, BASELINE: -1.0})
+        Contrast(
+            variant.name,
+            "recipe" if variant in recipes else "level",
+            tuple(variant.changes),
+            {variant.name: 1.0, BASELINE: -1.0},
+        )
         for variant in variants
         if not variant.is_baseline
     )

@@ -1,8 +1,10 @@
 """What an ablation came to, in words and numbers as people read them: for the terminal, the figures and the page."""
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from assay.ablation.design import shown
 from assay.headlines import LOWER_IS_BETTER
 from assay.records import AblationPlan, AblationRecord, VariantSummary, Verdict
 
@@ -17,6 +19,10 @@ _METRICS = {"f1_macro": "macro F1", "recall_macro": "macro recall", "log_loss": 
 
 
 _MAX_NAMED = 2
+
+
+_HEADINGS = {"interaction": "interactions", "recipe": "recipes"}
+"""Kind of contrast -> what stands above it, where that is not the factor's path."""
 
 
 def headline(record: AblationRecord) -> str:
@@ -45,15 +51,15 @@ def by_factor(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
     """Group verdicts by the factor they are about, in order of appearance, interactions last."""
     groups: dict[str, list[Verdict]] = {}
     for verdict in sorted(verdicts, key=lambda verdict: verdict.kind == "interaction"):
-        heading = "interactions" if verdict.kind == "interaction" else ", ".join(verdict.factors) or "all factors"
+        heading = _HEADINGS.get(verdict.kind) or ", ".join(verdict.factors) or "all factors"
         groups.setdefault(heading, []).append(verdict)
     return groups
 
 
 def extra_seconds(record: AblationRecord, verdict: Verdict) -> float | None:
-    """Return what a trial costs beyond one of the baseline; None where trials of the same length are missing."""
+    """Return what a trial costs beyond one of the baseline; None where either was not trained to its end."""
     summary = next((summary for summary in record.summaries if summary.variant.name == verdict.name), None)
-    if summary is None or not summary.num_seeds or summary.num_epochs != record.baseline.num_epochs:
+    if summary is None or not summary.num_seeds or {summary.state, record.baseline.state} != {"finished"}:
         return None
     return summary.seconds - record.baseline.seconds
 
@@ -122,9 +128,11 @@ def duration(seconds: float) -> str:
 
 
 def levels_by_factor(plan: AblationPlan) -> dict[str, list[str]]:
-    """Return each params path that a variant changes -> the values it is given, in order of appearance."""
+    """Return each params path that is a factor -> the values it is given, in order of appearance."""
     levels: dict[str, list[str]] = {}
     for variant in plan.variants:
+        if variant.name in plan.recipes:
+            continue
         for path, value in variant.changes.items():
             if value not in levels.setdefault(path, []):
                 levels[path].append(value)
@@ -134,7 +142,7 @@ def levels_by_factor(plan: AblationPlan) -> dict[str, list[str]]:
 def plan_facts(plan: AblationPlan) -> list[tuple[str, str]]:
     """Return name -> value of what was planned, as the terminal and the page show it."""
     new = f", {plan.num_done:,} of them done already" if plan.num_done else ""
-    baseline = ", ".join(f"{path} = {text}" for path, text in plan.baseline.items())
+    baseline = _written(plan.baseline)
     return [
         ("mode", plan.mode),
         ("metric", f"{metric_label(plan.metric)} on val"),
@@ -147,7 +155,16 @@ def plan_facts(plan: AblationPlan) -> list[tuple[str, str]]:
         ("margin", f"differences within ±{plan.margin:g} count as none"),
         ("pruning", "levels that cannot win stop early" if plan.prunes else "every trial runs to its end"),
         *([("baseline", baseline)] if baseline else []),
+        *(
+            (f"recipe {variant.name}", _written(variant.changes))
+            for variant in plan.variants
+            if variant.name in plan.recipes
+        ),
     ]
+
+
+def _written(levels: Mapping[str, str]) -> str:
+    return ", ".join(f"{path} = {shown(json.loads(text))}" for path, text in levels.items())
 
 
 def _detectable(plan: AblationPlan) -> str:

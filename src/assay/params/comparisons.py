@@ -16,6 +16,8 @@ class AblationParams(Section):
     """Factors that come with Assay, instead of `factors`."""
     factors: dict[str, tuple[JsonValue, ...]] = Field(default_factory=dict)
     """Params path -> levels, e.g. ``train.dropout_prob: [0.0, 0.5]``; any path of model, train and split."""
+    recipes: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """Name -> params path -> value: changes that are only made together, compared with the baseline as one level."""
     baseline: dict[str, JsonValue] = Field(default_factory=dict)
     """Params path -> value for every trial, where it is to differ from the project's, e.g. ``train.num_epochs: 5``."""
     mode: Literal["one-at-a-time", "leave-one-out", "factorial"] = "one-at-a-time"

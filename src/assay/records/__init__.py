@@ -5,6 +5,7 @@ Tasks exchange these records and the paths in them, never tensors or modules.
 
 from assay.records.ablation import (
     BASELINE,
+    VARIANT_KINDS,
     AblationPlan,
     AblationRecord,
     Contrast,
@@ -33,6 +34,7 @@ __all__ = [
     "SERIES",
     "TABLE",
     "TEXT",
+    "VARIANT_KINDS",
     "AblationPlan",
     "AblationRecord",
     "ClassMetrics",

@@ -8,6 +8,9 @@ from assay.records.training import EpochRecord
 BASELINE = "baseline"
 """Name of the variant that all others are compared with."""
 
+VARIANT_KINDS = ("level", "recipe")
+"""Kinds of contrast that compare one variant, whose name they have, with the baseline."""
+
 
 @dataclass(frozen=True)
 class Variant(Record):
@@ -29,11 +32,11 @@ class Variant(Record):
 
 @dataclass(frozen=True)
 class Contrast(Record):
-    """A difference of means that gets a verdict: one level against the baseline, a main effect or an interaction.
+    """A difference of means that gets a verdict: a level or recipe against the baseline, a main effect, an interaction.
 
     Attributes:
         name: What people read, e.g. ``dropout_prob=0.5`` or ``dropout_prob=0.5 x l2=0.001``.
-        kind: ``level``, ``main effect`` or ``interaction``.
+        kind: ``level``, ``recipe``, ``main effect`` or ``interaction``.
         factors: Params paths that it is about; one, or two for an interaction.
         weights: Variant name -> weight in the sum; weights add up to 0.
     """
@@ -173,10 +176,11 @@ class AblationPlan(Record):
         power: That power, e.g. 0.8.
         margin: Differences within plus and minus this count as none.
         prunes: Whether levels that cannot win stop early.
-        baseline: Params path of each factor -> JSON text of the baseline's level.
+        baseline: Params path that a variant changes -> JSON text of the baseline's level.
         alpha: Highest chance of a false ``helps`` or ``hurts`` in the family.
         resamples_splits: Whether each seed has its own train and val.
         notes: Sentences for people, e.g. a level that equals the baseline and was left out.
+        recipes: Names of the variants whose changes are only made together.
     """
 
     mode: str
@@ -195,6 +199,7 @@ class AblationPlan(Record):
     alpha: float = 0.05
     resamples_splits: bool = False
     notes: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

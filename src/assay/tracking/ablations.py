@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from assay.params import RunParams, flatten
 from assay.project import Project
-from assay.records import AblationPlan, AblationRecord, DataRef, RunKey, Splits, Trial, Variant, VariantSummary, Verdict
+from assay.records import (
+    VARIANT_KINDS,
+    AblationPlan,
+    AblationRecord,
+    DataRef,
+    RunKey,
+    Splits,
+    Trial,
+    Variant,
+    VariantSummary,
+    Verdict,
+)
 from assay.tracking import lookup
 from assay.tracking.lineage import KEY_TAG, KIND_TAG, dataset_inputs, key_json, lineage_tags
 from assay.tracking.runs import LINEAGE_FILE, Tracker, service_errors
@@ -270,7 +281,7 @@ class AblationRuns:
             report: The HTML report.
         """
         client = self.tracker.client
-        verdicts = {verdict.name: verdict for verdict in record.verdicts if verdict.kind == "level"}
+        verdicts = {verdict.name: verdict for verdict in record.verdicts if verdict.kind in VARIANT_KINDS}
         now_ms = int(time.time() * 1000)
         with service_errors(self.tracker.store):
             for summary in record.summaries:
