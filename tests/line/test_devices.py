@@ -13,7 +13,7 @@ import pytest
 
 from tests.line.line import Line, wait_for
 
-SERVICES = ("services.cpu_workers=0", "services.gpu_workers=4")
+SERVICES = ("services.cpu_workers=0", "services.gpu_workers=4", "services.preload=false")
 NUM_RUNS = 20
 DEVICES = {"0", "1", "2", "3"}
 

@@ -77,3 +77,16 @@ def test_without_a_run_it_ends(slot: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, slot], input="", capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_what_is_slow_is_imported_ahead_unless_that_is_off(preload: bool) -> None:
+    program = (
+        "import sys\nimport assay.services.run_process as r\nr._SLOW_IMPORTS = ('wave',)\nr.wait_for_run('cpu-0')\n"
+        "print('wave' in sys.modules)"
+    )
+    own = os.environ | {} if preload else os.environ | {"ASSAY_PRELOAD": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], input="", capture_output=True, text=True, check=True, env=own
+    )
+    assert done.stdout == f"{preload}\n"

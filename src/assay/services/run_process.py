@@ -34,6 +34,8 @@ _SLOW_IMPORTS = (
     *("torch", "sklearn.metrics", "scipy.stats", "safetensors.torch"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image"),
 )
+PRELOAD_VARIABLE = "ASSAY_PRELOAD"
+"""``0`` has no process import anything before it knows its run."""
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 _RUN_VARIABLES = "PREFECT"  # they are another run's each time, and nothing that is imported ahead reads them
 
@@ -48,8 +50,9 @@ def wait_for_run(slot: str) -> tuple[str, dict[str, str]] | None:
         Prefect's id of the run and the environment it is to have; None when the worker wants no run any more.
     """
     before, own = _packages_as_they_are(), _other_variables(os.environ)  # some packages set variables
-    for name in _SLOW_IMPORTS if not slot.startswith("tpu") else ():  # torch may take a chip when it is imported
-        importlib.import_module(name)
+    if os.environ.get(PRELOAD_VARIABLE) != "0" and not slot.startswith("tpu"):  # importing torch may take a chip
+        for name in _SLOW_IMPORTS:
+            importlib.import_module(name)
     gc.freeze()
     line = sys.stdin.readline()
     if not line:

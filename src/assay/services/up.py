@@ -19,6 +19,7 @@ from assay.services.api import PrefectApi
 from assay.services.child import GRACE_SECONDS
 from assay.services.paths import ServicePaths
 from assay.services.programs import Program, read_programs
+from assay.services.run_process import PRELOAD_VARIABLE
 from assay.services.servers import Access, Server, mlflow_server, prefect_server
 from assay.services.settings import Settings, credentials, read_settings, running, server_environment
 from assay.services.slots import Slot, find_slots
@@ -141,7 +142,7 @@ def _programs(
             Program(
                 slot.name,
                 (sys.executable, "-m", "assay.services.worker", slot.name),
-                client | slot.environment,
+                client | slot.environment | {PRELOAD_VARIABLE: "1" if params.services.preload else "0"},
                 _WORKER_STOP_SECONDS,
                 _WORKER_PRIORITY,
             )

@@ -29,6 +29,7 @@ from assay.project import Project, find_project
 from assay.services.child import GRACE_SECONDS, end_with_parent
 from assay.services.locks import holder
 from assay.services.paths import ServicePaths
+from assay.services.run_process import PRELOAD_VARIABLE
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -48,7 +49,8 @@ class DeviceWorker(BaseWorker[BaseJobConfiguration, BaseVariables, DeviceWorkerR
         project: The project whose flows it runs.
         slot: Name of the device's slot, e.g. ``gpu-0``.
 
-    Between runs one process waits with everything slow imported; see `assay.services.run_process`.
+    Between runs one process waits with everything slow imported, unless ``services.preload`` is off; see
+    `assay.services.run_process`.
     """
 
     type = "process"
@@ -74,7 +76,7 @@ class DeviceWorker(BaseWorker[BaseJobConfiguration, BaseVariables, DeviceWorkerR
         if self._child is None:
             if holder(ServicePaths(self.project).slot_lock(self.slot)) is not None:
                 return []
-            if self._standby is None:
+            if self._standby is None and os.environ.get(PRELOAD_VARIABLE) != "0":
                 self._standby = await self._start_process()
         return await super().get_and_submit_flow_runs()
 
