@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any, Self
 
+from assay.garbage import collect_rarely
 from assay.records import Trial
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -132,6 +133,7 @@ class _Worker:
 def _prepare(environment: Mapping[str, str]) -> None:
     """Set up a fresh process, before it imports torch."""
     os.environ.update(environment)
+    collect_rarely()
     # Ctrl+C reaches every process of the terminal; the one that started this one asks it to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

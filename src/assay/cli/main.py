@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import assay
 from assay.errors import AssayError, StorageError
+from assay.garbage import collect_rarely
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -139,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the run failed, 2 the request was wrong, 3 the gate said no, 130 interrupted.
     """
+    collect_rarely()
     _set_environment()
     args = _parse(argv)
     command: Command = args.run

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
+from assay.garbage import collect_rarely
 from assay.project import only_one
 
 _GRACE_SECONDS = 5.0
@@ -32,6 +33,7 @@ class _Server(uvicorn.Server):
 
 def main() -> None:
     """Serve Prefect's API on the socket whose file descriptor is the first argument."""
+    collect_rarely()
     config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
     server = _Server(config, Path(os.environ["PREFECT_HOME"], "start.lock"))
     threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from assay.garbage import collect_rarely
 from assay.project import find_project
 from assay.services.child import end_with_parent
 from assay.services.locks import hold
@@ -115,6 +116,7 @@ def main(slot: str, worker: int, flow_run_id: str | None = None) -> int:
         Exit code.
     """
     end_with_parent(worker)
+    collect_rarely()
     if flow_run_id is None:
         told = wait_for_run(slot)
         if told is None:

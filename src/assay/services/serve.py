@@ -14,6 +14,7 @@ from typing import cast
 
 import uvicorn
 
+from assay.garbage import collect_rarely
 from assay.records import Record
 from assay.services.guard import App, Guard, Rules
 from assay.services.page_head import PageHead
@@ -51,6 +52,7 @@ class Serving(Record):
 
 def main() -> None:
     """Serve until SIGTERM."""
+    collect_rarely()
     serving = Serving.from_json(json.loads(os.environ.pop(SERVE_VARIABLE)))
     os.umask(0o077)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
