@@ -125,26 +125,26 @@ def test_an_ablation_from_plan_to_verdicts(project: Copy) -> None:
     assert 0 < more["plan"]["detectable"] < 1, "the baseline is known, so the plan says what it can see"
 
 
-def test_an_ablation_killed_anywhere_goes_on(project: Copy, tmp_path: Path) -> None:
+def test_an_ablation_killed_anywhere_goes_on(served: Copy, tmp_path: Path) -> None:
     factors = "ablation.factors={train.dropout_prob: [0.6]}"
     arguments = (factors, "train.num_epochs=5", "train.checkpoint_every_seconds=0")
-    whole = ablate(project, *arguments, ASSAY_HOME=str(tmp_path / "whole"))
-    command = project.command("ablate", "--json", *SMALL, *arguments)
+    whole = ablate(served, *arguments, ASSAY_HOME=str(tmp_path / "whole"))
+    command = served.command("ablate", "--json", *SMALL, *arguments)
     for killed in range(2):
         with subprocess.Popen(
-            command, cwd=project.root, env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=served.root, env=served.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            seen = len(checkpoints(project))
-            until(lambda seen=seen: len(checkpoints(project)) > seen or process.poll() is not None)
+            seen = len(checkpoints(served))
+            until(lambda seen=seen: len(checkpoints(served)) > seen or process.poll() is not None)
             victims = [process] if killed == 0 else trainers(process.pid)[:1]
             for victim in victims:
                 victim.send_signal(signal.SIGKILL)
             process.wait()
-    after = ablate(project, *arguments)
+    after = ablate(served, *arguments)
     assert without_times(after) == without_times(whole)
-    statuses = rows(project, "select status, count(*) from runs group by status")
+    statuses = rows(served, "select status, count(*) from runs group by status")
     assert statuses == [("FINISHED", 1 + 2 + 4)], "nothing is lost and nothing is there twice"
-    assert names(runs_of(project, "trial")) == sorted(set(names(runs_of(project, "trial"))))
+    assert names(runs_of(served, "trial")) == sorted(set(names(runs_of(served, "trial"))))
 
 
 def checkpoints(copy: Copy) -> set[str]:
@@ -164,25 +164,25 @@ def until(condition: Any, seconds: float = 120.0) -> None:
         time.sleep(0.005)
 
 
-def test_levels_that_help_are_taken_over_with_their_diff(project: Copy) -> None:
+def test_levels_that_help_are_taken_over_with_their_diff(served: Copy) -> None:
     """A baseline that can learn nothing: a hundred times the learning rate helps, whatever the noise."""
-    shutil.copy(ROOT / "params.yaml", project.root)
-    before = (project.root / "params.yaml").read_text()
+    shutil.copy(ROOT / "params.yaml", served.root)
+    before = (served.root / "params.yaml").read_text()
     tiny = "ablation.baseline={train.optimizer.learning_rate: 1.0e-6}"
     arguments = (tiny, "ablation.factors={train.optimizer.learning_rate: [0.01]}", "--detect=0.1")
-    done = project.assay("ablate", "--apply", *SMALL, *arguments)
+    done = served.assay("ablate", "--apply", *SMALL, *arguments)
     assert done.returncode == 0, done.stderr
     assert "helps" in done.stdout
     assert "+  optimizer: {kind: adamw, learning_rate: 0.01, weight_decay: 0.01}" in done.stdout
-    after = (project.root / "params.yaml").read_text()
+    after = (served.root / "params.yaml").read_text()
     assert after == before.replace("learning_rate: 0.002", "learning_rate: 0.01")
     link = done.stdout.split("compare", 1)[1].split()[0]
     query = parse_qs(urlsplit(link).fragment.partition("?")[2])
-    assert set(json.loads(query["runs"][0])) == set(runs_of(project, "variant"))
+    assert set(json.loads(query["runs"][0])) == set(runs_of(served, "variant"))
 
 
-def test_a_run_can_ablate_first_and_go_on_with_what_helped(project: Copy) -> None:
-    record = project.run(
+def test_a_run_can_ablate_first_and_go_on_with_what_helped(served: Copy) -> None:
+    record = served.run(
         "ablation.in_run=true",
         "ablation.choose=true",
         "ablation.baseline={}",
@@ -192,7 +192,7 @@ def test_a_run_can_ablate_first_and_go_on_with_what_helped(project: Copy) -> Non
     )
     assert record["metrics"]["accuracy"] > 0.5, "with the baseline's rate it would be a tenth"
     query = "select value from params where run_uuid = ? and key = 'train.optimizer.learning_rate'"
-    assert rows(project, query, record["run_id"]) == [("0.01",)]
+    assert rows(served, query, record["run_id"]) == [("0.01",)]
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ def files_of(copy: Copy) -> dict[str, bytes]:
         ("model.channels=[8,8,8,8]", "too small"),
     ],
 )
-def test_a_wrong_parameter(project: Copy, override: str, sentence: str) -> None:
-    before = files_of(project)
-    done = project.assay("run", override)
+def test_a_wrong_parameter(served: Copy, override: str, sentence: str) -> None:
+    before = files_of(served)
+    done = served.assay("run", override)
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr
-    assert files_of(project) == before
+    assert files_of(served) == before
 
 
 def test_no_project_here(tmp_path: Path, project: Copy) -> None:

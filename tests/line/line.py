@@ -28,6 +28,8 @@ SMALL = (
     "evaluation.num_bootstrap=100",
     "gate.in_run=false",
 )
+_LOOK_SECONDS = 0.25
+"""Each look is several requests, which take time from what is looked at."""
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _Found = TypeVar("_Found")
 
@@ -35,7 +37,7 @@ _Found = TypeVar("_Found")
 def wait_for(look: Callable[[], _Found]) -> _Found:
     """Look until there is something; the test's own timeout bounds it."""
     while not (found := look()):
-        time.sleep(0.05)
+        time.sleep(_LOOK_SECONDS)
     return found
 
 

@@ -18,7 +18,7 @@ from tests.line.line import SMALL, Line, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SERVICES = ("services.cpu_workers=2",)
-LONG = ("train.num_epochs=250", "train.early_stopping=null", "train.checkpoint_every_seconds=0.5")
+LONG = ("train.num_epochs=100", "train.early_stopping=null", "train.checkpoint_every_seconds=0.5")
 """Some seconds of training: long enough to be hit in the middle."""
 
 Result = tuple[str, list[int]]
@@ -31,7 +31,7 @@ def unbroken(line: Line) -> Result:
     run = line.submit(*LONG)
     assert line.wait_for_end(run) == "Completed"
     epochs = line.epochs_logged(run)
-    assert len(epochs) == len(set(epochs)) == 250
+    assert len(epochs) == len(set(epochs)) == 100
     return line.weights(run), epochs
 
 
@@ -277,21 +277,7 @@ def test_up_repairs_what_was_killed(line: Line) -> None:
         wait_for(lambda pid=pid: not psutil.pid_exists(pid))  # type: ignore[misc]
 
 
-def test_a_taken_port_is_named_with_its_owner(line: Line) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        line.down()
-        ports = (f"services.prefect_port={line.prefect_port}", f"services.mlflow_port={port}")
-        done = line.copy.assay("up", *ports)
-    assert done.returncode == 2
-    assert f"services.mlflow_port={port}: Address already in use (process {os.getpid()}: " in done.stderr
-    assert line.processes() == []
-    line.up()
-
-
-def test_down_checkpoints_and_the_next_up_goes_on(line: Line, unbroken: Result) -> None:
+def test_down_checkpoints_a_taken_port_is_named_and_the_next_up_goes_on(line: Line, unbroken: Result) -> None:
     run = line.submit(*LONG, "train.checkpoint_every_seconds=3600", "evaluation.num_bootstrap=108")
     line.wait_for_training(run)
     done = line.copy.assay("down")
@@ -299,6 +285,14 @@ def test_down_checkpoints_and_the_next_up_goes_on(line: Line, unbroken: Result) 
     assert line.processes() == []
     assert "Nothing was up" in line.copy.assay("down").stderr
     assert not line.status()["is_up"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = line.copy.assay("up", f"services.prefect_port={line.prefect_port}", f"services.mlflow_port={port}")
+    assert done.returncode == 2
+    assert f"services.mlflow_port={port}: Address already in use (process {os.getpid()}: " in done.stderr
+    assert line.processes() == []
     line.up()
     assert_whole(line, run, unbroken)
 
@@ -366,31 +360,6 @@ def test_another_schedule_replaces_the_planned_nights(line: Line) -> None:
     assert all("T02:00" in night for night in wait_for(planned))
 
 
-def test_secrets_are_in_no_log_no_process_list_and_no_readable_file(line: Line) -> None:
-    secret = "s3cret-of-the-line"
-    line.down()
-    line.copy.environment["ASSAY_AUTH"] = f"anna:{secret}"
-    try:
-        line.up()
-        run = line.submit("train.num_epochs=1", "train.seed=3")
-        assert httpx.get(f"{line.url}/api/flow_runs/{run}", trust_env=False).status_code == 401
-        assert line.wait_for_end(run) == "Completed"
-        for process in line.processes():
-            assert secret not in " ".join(process.cmdline())
-        for file in (line.home / "services").rglob("*"):
-            if file.is_file() and secret.encode() in file.read_bytes():
-                assert file.name == "programs.json"
-                assert file.stat().st_mode & 0o077 == 0
-        with line.api() as api:
-            mine = {"flow_runs": {"id": {"any_": [run]}}}
-            assert secret not in str(api.filter("/flow_runs/filter", mine))
-            assert secret not in str(api.filter("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}}))
-    finally:
-        del line.copy.environment["ASSAY_AUTH"]
-        line.down()
-        line.up()
-
-
 def test_other_addresses_are_refused_without_credentials(line: Line) -> None:
     done = line.copy.assay("up", "--host", "0.0.0.0")
     assert done.returncode == 2
@@ -407,3 +376,24 @@ def test_the_state_is_private(line: Line) -> None:
 def test_nothing_runs_as_a_pickle(line: Line) -> None:
     assert not [file for file in Path(line.home).rglob("*") if file.suffix in (".pkl", ".pickle")]
     assert subprocess.run(["grep", "-rlE", "cloudpickle", str(line.home / "prefect")], check=False).returncode in (1, 2)
+
+
+def test_secrets_are_in_no_log_no_process_list_and_no_readable_file(line: Line) -> None:
+    """The last one, as the line keeps its credentials."""
+    secret = "s3cret-of-the-line"
+    line.down()
+    line.copy.environment["ASSAY_AUTH"] = f"anna:{secret}"
+    line.up()
+    run = line.submit("train.num_epochs=1", "train.seed=3")
+    assert httpx.get(f"{line.url}/api/flow_runs/{run}", trust_env=False).status_code == 401
+    assert line.wait_for_end(run) == "Completed"
+    for process in line.processes():
+        assert secret not in " ".join(process.cmdline())
+    for file in (line.home / "services").rglob("*"):
+        if file.is_file() and secret.encode() in file.read_bytes():
+            assert file.name == "programs.json"
+            assert file.stat().st_mode & 0o077 == 0
+    with line.api() as api:
+        mine = {"flow_runs": {"id": {"any_": [run]}}}
+        assert secret not in str(api.filter("/flow_runs/filter", mine))
+        assert secret not in str(api.filter("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}}))
