@@ -19,7 +19,7 @@ from assay.models.build import build_model
 from assay.params import AdamWParams, CropFlipAugmentation, DeviceParams, TrainParams
 from assay.training.batches import Batches, to_model_input
 from assay.training.fit import _autocast
-from assay.training.losses import training_loss
+from assay.training.losses import add_penalty, training_loss
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer
 from tests.models.test_cnn import SPEC
@@ -50,8 +50,10 @@ def step(module: torch.nn.Module, compute: Compute, positions: torch.Tensor) -> 
     master.refresh()
     with _autocast(compute):
         logits = master.module(images)
-    training_loss(logits, labels, [master.weights], PARAMS).backward()
-    norm = torch.linalg.vector_norm(master.collect())
+    training_loss(logits, labels, PARAMS).backward()
+    gradient = master.collect()
+    add_penalty(master.weights, gradient[: master.weights.numel()], PARAMS)
+    norm = torch.linalg.vector_norm(gradient)
     optimizer.step()
     return {tensor.device.type for tensor in (labels, images, logits, norm, *master.module.parameters())}
 

@@ -43,7 +43,7 @@ from assay.training.finite import non_finite_error
 from assay.training.health import examine, examined_positions, find_warnings, gradient_norms, is_examined
 from assay.training.interruption import Interruption, deferred
 from assay.training.layers import LayerRates, freeze
-from assay.training.losses import balanced_class_weights, training_loss
+from assay.training.losses import add_penalty, balanced_class_weights, training_loss
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer, set_learning_rate
 from assay.training.pretrain import CHECKPOINT_FILE as PRETRAINING_FILE
@@ -275,13 +275,15 @@ def _train(
             master.refresh()
             with _autocast(compute):
                 logits = module(inputs)
-            loss = training_loss(logits, labels, [master.weights], params, class_weights, mixed)
+            loss = training_loss(logits, labels, params, class_weights, mixed)
             loss.backward()  # type: ignore[no-untyped-call]
 
             # is it a number? one look a step, before anything is updated with it
-            norm = torch.linalg.vector_norm(master.collect())
+            gradient = master.collect()
+            penalty = add_penalty(master.weights, gradient[: master.weights.numel()], params)
+            norm = torch.linalg.vector_norm(gradient)
             correct = (logits.detach().argmax(dim=1) == labels).sum()
-            loss_value, norm_value, num_correct = torch.stack((loss.detach(), norm, correct.float())).tolist()
+            loss_value, norm_value, num_correct = torch.stack((loss.detach() + penalty, norm, correct.float())).tolist()
             if not _is_finite(loss_value, norm_value):
                 rows = train_batches.rows[positions.numpy()].tolist()
                 raise non_finite_error(

@@ -66,7 +66,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def collect(self) -> Float[Tensor, " value"]:
-        """Add up the gradients that the backward pass left at `module` and at the master weights.
+        """Take over the gradients that the backward pass left at `module`.
 
         Returns:
             `gradients`, which is what the optimizer sees, too.
@@ -76,10 +76,7 @@ class MasterWeights:
                 slot.zero_()
             else:
                 slot.copy_(parameter.grad)
-        for parameter, gradient in zip((self.weights, self.rest), self._gradients, strict=True):
-            if parameter.grad is not None:
-                gradient.add_(parameter.grad)
-            parameter.grad = gradient
+        self.weights.grad, self.rest.grad = self._gradients
         return self.gradients
 
 
