@@ -10,10 +10,21 @@ from assay.garbage import collect_rarely  # noqa: E402
 
 collect_rarely()
 
-import pytest  # noqa: E402 - the hook must be there before anything imports what it checks
+import os  # noqa: E402 - the hook must be there before anything imports what it checks
+
+import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from tests.copies import Copy, digits_project  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits_data(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A project with the digits in it and empty databases, for all processes; nothing is to be changed in it."""
+    base = tmp_path_factory.getbasetemp()
+    return digits_project(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from assay.project import only_one
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -74,3 +76,49 @@ def copy_project(root: Path) -> Copy:
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     return Copy(root, clean_environment())
+
+
+WARM_UP = """
+import psutil
+from assay.project import find_project
+from assay.services.local_prefect import LocalPrefect
+from assay.tracking.runs import Tracker
+
+project = find_project()
+project.make_home()
+with LocalPrefect(project.home / "prefect") as prefect:
+    Tracker.open(project, "assay").client.search_experiments()
+    prefect.ready()
+    server = psutil.Process(prefect.pid)
+server.wait()
+"""
+
+
+def digits_project(folder: Path) -> Copy:
+    """Return the project into which the digits were imported and whose databases are made and empty.
+
+    Args:
+        folder: Where it is; of the processes that ask for it, the first one makes it.
+    """
+    copy, made = Copy(folder / "digits", clean_environment()), folder / "digits.made"
+    with only_one(folder / "digits.lock", on_wait=lambda: None):
+        if not made.exists():
+            copy.root.mkdir()
+            shutil.copy(ROOT / "params.yaml", copy.root)
+            done = copy.assay("data", "import", "digits")
+            assert done.returncode == 0, done.stderr
+            subprocess.run([sys.executable, "-c", WARM_UP], cwd=copy.root, env=copy.environment, check=True)
+            made.touch()
+    return copy
+
+
+def copy_data(source: Copy, target: Copy) -> None:
+    """Copy a project's pinned data, as its import left it."""
+    for name in ("data", ".dvc"):
+        shutil.copytree(source.root / name, target.root / name, symlinks=True)
+    shutil.copy(source.root / "data.dvc", target.root)
+
+
+def copy_home(source: Copy, target: Copy) -> None:
+    """Copy a project's databases, which saves their making; the target has no state folder yet."""
+    shutil.copytree(source.home, target.home, ignore=shutil.ignore_patterns("cache", "downloads"))

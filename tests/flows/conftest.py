@@ -1,7 +1,6 @@
 """A project of its own for each test that runs the whole chain, with scikit-learn's digits as its data."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.project import only_one
-from tests.copies import ROOT, Copy, clean_environment, copy_project
+from tests.copies import Copy, clean_environment, copy_data, copy_home, copy_project
 
 
 @pytest.fixture
@@ -37,60 +35,28 @@ with LocalPrefect(home) as prefect:
     sys.stdin.read()
 """
 
-WARM_UP = """
-import psutil
-from assay.project import find_project
-from assay.services.local_prefect import LocalPrefect
-from assay.tracking.runs import Tracker
-
-project = find_project()
-project.make_home()
-with LocalPrefect(project.home / "prefect") as prefect:
-    Tracker.open(project, "assay").client.search_experiments()
-    prefect.ready()
-    server = psutil.Process(prefect.pid)
-server.wait()
-"""
-
-
-@pytest.fixture(scope="session")
-def digits_data(tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A project into which the digits were imported, once for all processes; its databases are made and empty."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    copy, made = Copy(shared / "digits", clean_environment()), shared / "digits.made"
-    with only_one(shared / "digits.lock", on_wait=lambda: None):
-        if not made.exists():
-            copy.root.mkdir()
-            shutil.copy(ROOT / "params.yaml", copy.root)
-            done = copy.assay("data", "import", "digits")
-            assert done.returncode == 0, done.stderr
-            subprocess.run([sys.executable, "-c", WARM_UP], cwd=copy.root, env=copy.environment, check=True)
-            made.touch()
-    return copy
-
 
 @pytest.fixture
 def fresh_project(make_copy: Callable[[], Copy], digits_data: Copy) -> Copy:
     """A project with the digits in it that nothing was ever run in."""
     copy = make_copy()
-    for name in ("data", ".dvc"):
-        shutil.copytree(digits_data.root / name, copy.root / name, symlinks=True)
-    shutil.copy(digits_data.root / "data.dvc", copy.root)
+    copy_data(digits_data, copy)
     return copy
 
 
 @pytest.fixture
 def project(fresh_project: Copy, digits_data: Copy) -> Copy:
     """A project with the digits in it and no run yet; its databases are there, which saves their making."""
-    shutil.copytree(digits_data.home, fresh_project.home, ignore=shutil.ignore_patterns("cache", "downloads"))
+    copy_home(digits_data, fresh_project)
     return fresh_project
 
 
 @pytest.fixture(scope="session")
-def named_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def named_server(tmp_path_factory: pytest.TempPathFactory, digits_data: Copy) -> Iterator[dict[str, str]]:
     """A Prefect server for many projects, as variables that name it."""
-    command = [sys.executable, "-c", SERVE, str(tmp_path_factory.mktemp("prefect"))]
+    home = tmp_path_factory.mktemp("named") / "prefect"
+    shutil.copytree(digits_data.home / "prefect", home)
+    command = [sys.executable, "-c", SERVE, str(home)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(), text=True
     ) as server:
@@ -104,4 +70,6 @@ def named_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
 def served(project: Copy, named_server: dict[str, str]) -> Copy:
     """A project whose runs find a server that is there already, which saves them one of their own."""
     project.environment |= named_server
+    shutil.rmtree(project.home / "prefect")
+    (project.home / "prefect").symlink_to(named_server["PREFECT_HOME"])
     return project

@@ -77,12 +77,12 @@ def import_digits_without(project: Copy, name: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_nights_train_skip_and_stop(project: Copy, tmp_path: Path) -> None:
-    listed = project.assay("nightly", "--list")
+def test_nights_train_skip_and_stop(served: Copy, tmp_path: Path) -> None:
+    listed = served.assay("nightly", "--list")
     assert (listed.returncode, listed.stdout) == (0, "No night has been run yet. Start one: assay nightly\n")
-    change_params(project, QUICK)
+    change_params(served, QUICK)
 
-    first = night(project, 0)
+    first = night(served, 0)
     assert (first["outcome"], first["trained"], first["version"], first["champion"]) == (
         "first champion",
         True,
@@ -91,27 +91,27 @@ def test_nights_train_skip_and_stop(project: Copy, tmp_path: Path) -> None:
     )
     assert first["reason"].startswith("there is no champion yet. Gate: There is no champion yet, and it passes all")
     assert first["device_minutes_used"] > 0.0 and first["run_id"]
-    assert rows(project, "mlflow.db", "select alias, version from registered_model_aliases") == [("champion", 1)]
+    assert rows(served, "mlflow.db", "select alias, version from registered_model_aliases") == [("champion", 1)]
 
-    second = night(project, 0)
+    second = night(served, 0)
     assert (second["outcome"], second["trained"], second["champion"], second["version"]) == ("skipped", False, 1, None)
     assert second["reason"] == "data, params, code and packages are those of champion 1"
     assert second["device_minutes_saved"] == first["device_minutes_used"]
     assert second["device"] == first["device"]
 
-    change_params(project, {"train": {"num_epochs": 1}})
-    third = night(project, 3)
+    change_params(served, {"train": {"num_epochs": 1}})
+    third = night(served, 3)
     assert (third["outcome"], third["trained"], third["version"], third["champion"]) == ("refused", True, 2, 1)
     assert third["changes"] == ["train.num_epochs 6 -> 1"]
     assert third["reason"].startswith("changed since champion 1: train.num_epochs 6 -> 1. Gate: ")
     assert third["drifts"] == [], "the data is the champion's"
 
-    fourth = night(project, 0)
+    fourth = night(served, 0)
     assert (fourth["outcome"], fourth["trained"]) == ("skipped", False)
     assert fourth["reason"].startswith("version 2 was made of the same data, params, code and packages, and the gate")
 
-    import_digits_without(project, "9", tmp_path / "pictures")
-    fifth = night(project, 3)
+    import_digits_without(served, "9", tmp_path / "pictures")
+    fifth = night(served, 3)
     assert (fifth["outcome"], fifth["trained"], fifth["version"]) == ("stopped", False, None)
     assert fifth["reason"].startswith("vanished class: 9: Class '9' is gone; it had 180 examples")
     assert fifth["findings"][0]["level"] == "stops"
@@ -119,9 +119,9 @@ def test_nights_train_skip_and_stop(project: Copy, tmp_path: Path) -> None:
     assert fifth["data_md5"] != first["data_md5"]
 
     nights = [first, second, third, fourth, fifth]
-    everywhere_the_same(project, nights)
-    assert len(runs_of(project, "assay")) == 2, "two were trained"
-    assert {"quality", "drift"} <= page(project, fifth["flow_run_id"]).keys()
+    everywhere_the_same(served, nights)
+    assert len(runs_of(served, "assay")) == 2, "two were trained"
+    assert {"quality", "drift"} <= page(served, fifth["flow_run_id"]).keys()
 
 
 def everywhere_the_same(project: Copy, nights: list[dict[str, Any]]) -> None:
