@@ -14,6 +14,7 @@ def params_with(**ablation: Any) -> RunParams:
     return RunParams.model_validate({"ablation": ablation})
 
 
+ENCODER = {"kind": "huggingface", "path": "encoder"}
 TWO = {"train.dropout_prob": (0.0, 0.5), "train.l2": (1e-4,)}
 
 
@@ -203,6 +204,11 @@ def test_a_recipe_that_is_the_baseline_is_left_out_and_said() -> None:
         ({"factors": {"train": (1,)}}, "no params path"),
         ({"factors": {"train.l2": (1e-4, 1e-3)}, "mode": "leave-one-out"}, "takes one level"),
         ({"factors": {"train.l2": (1e-4,)}, "baseline": {"train.nope": 1}}, "train.nope in ablation.baseline"),
+        (
+            {"factors": {"model.hidden_units": (32,)}, "baseline": {"train.start": ENCODER}},
+            "changes nothing in variant",
+        ),
+        ({"recipes": {"r": {"train.start": ENCODER, "model.hidden_units": 32}}}, "changes nothing in variant r"),
         ({"recipes": {"r": {}}}, "needs something that it changes"),
         ({"recipes": {"r": {"train.dropout": 0.1}}}, "Did you mean train.dropout_prob?"),
         ({"recipes": {"r": {"train.seed": 1}}}, "ablation.num_seeds"),

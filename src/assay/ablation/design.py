@@ -136,7 +136,25 @@ def make_design(params: RunParams) -> Design:
         notes.append("Early stopping picks its epoch on val, the same examples that compare: it looks a little better.")
     first = params.train.seed
     seeds = tuple((first + number) % 2**32 for number in range(ablation.num_seeds))
-    return Design(_validated(base, {}), factors, recipes, variants, contrasts, seeds, prunes, tuple(notes))
+    design = Design(_validated(base, {}), factors, recipes, variants, contrasts, seeds, prunes, tuple(notes))
+    _require_effect(design)
+    return design
+
+
+def _require_effect(design: Design) -> None:
+    """Refuse changes of the model where its files bring the architecture: they would be found to make no difference.
+
+    Raises:
+        ParamsError: A variant that starts from files has another ``model`` in its changes.
+    """
+    for variant in design.variants:
+        changed = [path for path in variant.changes if path.startswith("model.")]
+        start = design.params_of(variant, design.seeds[0]).train.start
+        if changed and start.kind in ("version", "huggingface"):
+            raise ParamsError(
+                f"ablation in params.yaml: {changed[0]} changes nothing in variant {variant.name}, which starts from "
+                f"the files of a model (train.start.kind={start.kind}) and has its architecture. Leave it out there."
+            )
 
 
 def with_seeds(params: RunParams, num_seeds: int) -> RunParams:
