@@ -131,6 +131,32 @@ def test_presets_make_valid_designs(preset: str) -> None:
         assert design.params_of(variant, 0) != design.params_of(design.variants[0], 0)
 
 
+MODELS: dict[str, dict[str, Any]] = {
+    "lstm": {"kind": "lstm"},
+    "transformer": {"kind": "transformer", "dim": 60, "num_heads": 3, "num_layers": 1},
+    "mlp": {"kind": "mlp", "hidden_units": [3, 64]},
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_preset_fits_every_family(kind: str) -> None:
+    ablation = {"preset": "regularization"}
+    design = make_design(RunParams.model_validate({"model": MODELS[kind], "ablation": ablation}))
+    paths = {path for variant in design.variants for path in variant.changes}
+    assert {"train.dropout_prob", "train.l2"} <= paths
+    assert any(path.startswith("model.") for path in paths)
+    for variant in design.variants[1:]:
+        assert design.params_of(variant, 0) != design.params_of(design.variants[0], 0)
+        if "train.augmentation" in variant.changes:
+            assert json.loads(variant.changes["train.augmentation"]) == {"kind": "none"}, "no shifts of texts"
+
+
+def test_the_preset_leaves_the_architecture_of_files_alone() -> None:
+    params = {"model": {"kind": "transformer"}, "train": {"start": ENCODER}, "ablation": {"preset": "regularization"}}
+    design = make_design(RunParams.model_validate(params))
+    assert not [path for variant in design.variants for path in variant.changes if path.startswith("model.")]
+
+
 def test_a_preset_takes_the_place_of_the_factors() -> None:
     design = make_design(params_with(preset="dropout", factors={"train.l2": (0.9,)}))
     assert [factor.path for factor in design.factors] == ["train.dropout_prob"]

@@ -18,25 +18,54 @@ def preset_factors(name: str, base: Mapping[str, Any]) -> dict[str, tuple[JsonVa
     """
     if name == "dropout":
         return {"train.dropout_prob": _DROPOUT}
-    model, train = base["model"], base["train"]
+    train = base["train"]
     factors: dict[str, tuple[JsonValue, ...]] = {
         "train.dropout_prob": (0.0, 0.5),
         "train.l1": (0.0, 1e-5),
         "train.l2": (0.0, 1e-4, 1e-3),
         "train.label_smoothing": (0.0, 0.1),
-        "train.augmentation": ({"kind": "none"}, _shifts(train["augmentation"])),
+        "train.augmentation": ({"kind": "none"}, *_augmentations(base)),
         "train.early_stopping": (None, {"metric": "val_loss"}),
-        "model.hidden_units": (max(1, model["hidden_units"] // 4),),
-        "model.channels": ([max(1, width // 2) for width in model["channels"]],),
-        "model.batch_norm": (False, True),
     }
+    if train["start"]["kind"] not in ("version", "huggingface"):  # their files bring the architecture
+        factors |= _less_complex(base["model"])
     if train["optimizer"]["kind"] == "adamw":
         factors["train.optimizer.weight_decay"] = (0.0, 0.1)
     return factors
 
 
-def _shifts(augmentation: Mapping[str, Any]) -> JsonValue:
-    """Shifts without mirror images, which are wrong for digits and letters; the project's own where it has some."""
-    if augmentation["kind"] != "none":
-        return dict(augmentation)
-    return {"kind": "crop-flip", "padding_pixels": 2, "horizontal_flip": False}
+def _augmentations(base: Mapping[str, Any]) -> tuple[JsonValue, ...]:
+    """Shifts of images that are not augmented, without mirror images, which are wrong for digits and letters."""
+    if base["model"]["kind"] == "cnn" and base["train"]["augmentation"]["kind"] == "none":
+        return ({"kind": "crop-flip", "padding_pixels": 2, "horizontal_flip": False},)
+    return ()
+
+
+def _less_complex(model: Mapping[str, Any]) -> dict[str, tuple[JsonValue, ...]]:
+    """Return what makes a model smaller, and the regularization that only its family has."""
+    match model["kind"]:
+        case "cnn":
+            return {
+                "model.hidden_units": (max(1, model["hidden_units"] // 4),),
+                "model.channels": ([max(1, width // 2) for width in model["channels"]],),
+                "model.batch_norm": (False, True),
+            }
+        case "mlp":
+            return {
+                "model.hidden_units": ([max(1, width // 4) for width in model["hidden_units"]],),
+                "model.batch_norm": (False, True),
+            }
+        case "lstm":
+            return {
+                "model.hidden_units": (max(1, model["hidden_units"] // 2),),
+                "model.num_layers": (max(1, model["num_layers"] - 1),),
+                "train.recurrent_dropout_prob": (0.0, 0.2),
+            }
+        case _:
+            heads = model["num_heads"]
+            return {
+                "model.dim": (max(1, model["dim"] // heads // 2) * heads,),
+                "model.feedforward_dim": (max(1, model["feedforward_dim"] // 2),),
+                "model.num_layers": (max(1, model["num_layers"] - 1),),
+                "train.attention_dropout_prob": (0.0, 0.1),
+            }
