@@ -187,3 +187,9 @@ def test_what_would_change_something_else_is_refused(write):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ParamsError, match="cannot be read"):
         edit_params(tmp_path / "params.yaml", {"train.l2": "1"})
+
+
+def test_the_kind_comes_first(write):
+    path = write("train:\n  optimizer: {kind: adamw}  # or sgd\n")
+    text, _ = edit_params(path, {"train.optimizer": '{"beta1": 0.8, "kind": "adam"}'})
+    assert "  optimizer: {kind: adam, beta1: 0.8}  # or sgd\n" in text

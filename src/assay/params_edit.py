@@ -232,7 +232,8 @@ def _block(keys: Sequence[str], value: Any, indent: int, line_end: str) -> str:
 def _flow(value: Any, quote: str | None = None) -> str:
     """Write a value on one line as people do: ``0.5``, ``1e-05``, ``[16, 32]``, ``{kind: sgd, momentum: 0.9}``."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+        items = sorted(value.items(), key=lambda item: item[0] != "kind")  # which says what the others are about
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in items) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if not isinstance(value, str):
