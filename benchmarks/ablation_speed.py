@@ -424,7 +424,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "optuna", "ray")}
+    installed = {distribution.name for distribution in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "optuna", "ray") if name in installed}
     about = {"machine": platform.machine(), "cpus": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     return about | versions
 
