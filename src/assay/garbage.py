@@ -3,7 +3,6 @@
 import gc
 
 _YOUNG_OBJECTS = 50_000
-_COLLECTIONS_PER_OLDER_ONE = 20
 
 
 def collect_rarely() -> None:
@@ -16,4 +15,4 @@ def collect_rarely() -> None:
     Source:
         Python documentation, ``gc.set_threshold``.
     """
-    gc.set_threshold(_YOUNG_OBJECTS, _COLLECTIONS_PER_OLDER_ONE, _COLLECTIONS_PER_OLDER_ONE)
+    gc.set_threshold(_YOUNG_OBJECTS)

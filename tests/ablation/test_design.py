@@ -2,11 +2,12 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from assay.ablation.analysis import winners
 from assay.ablation.design import make_design, shown
 from assay.errors import ParamsError
-from assay.params import Params, RunParams
+from assay.params import Params, RunParams, flatten
 from assay.records import BASELINE, Verdict
 
 
@@ -162,7 +163,7 @@ def test_a_preset_takes_the_place_of_the_factors() -> None:
     assert [factor.path for factor in design.factors] == ["train.dropout_prob"]
 
 
-SLOW_AND_LONG = {"train.num_epochs": 40, "train.optimizer.kind": "sgd", "train.optimizer.learning_rate": 0.05}
+SLOW_AND_LONG = {"train.num_epochs": 40, "train.optimizer.kind": "sgd", "train.optimizer.learning_rate": 0.3}
 
 
 def test_a_recipe_changes_several_params_together() -> None:
@@ -174,7 +175,7 @@ def test_a_recipe_changes_several_params_together() -> None:
     (recipe,) = design.recipes
     assert set(recipe.changes) == {"train.num_epochs", "train.optimizer"}, "of a kind all that belongs to it"
     train = design.params_of(recipe, 5).train
-    assert (train.num_epochs, train.optimizer.kind, train.optimizer.learning_rate) == (40, "sgd", 0.05)
+    assert (train.num_epochs, train.optimizer.kind, train.optimizer.learning_rate) == (40, "sgd", 0.3)
     assert train.seed == 5
     assert design.baseline_levels.keys() == {"train.l2", *recipe.changes}
     for path, text in design.baseline_levels.items():
@@ -192,16 +193,74 @@ def test_the_recipe_that_helps_most_is_taken_over_whole() -> None:
     ]
     assert winners(design, verdicts) == design.recipes[0].changes | {"train.l2": "0.0001"}
     changed = {path: json.loads(text) for path, text in design.recipes[0].changes.items()}
-    assert changed["train.optimizer"]["learning_rate"] == 0.05
+    assert changed["train.optimizer"]["learning_rate"] == 0.3
 
 
-def test_what_a_recipe_trains_does_not_depend_on_the_order_of_its_changes() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        SLOW_AND_LONG,
+        {"train.optimizer": {"kind": "sgd"}, "train.optimizer.learning_rate": 0.3},
+        {"train.augmentation.horizontal_flip": False, "train.augmentation.kind": "crop-flip"},
+    ],
+)
+def test_what_a_recipe_trains_does_not_depend_on_the_order_of_its_changes(changes: dict[str, Any]) -> None:
+    base = {"train.augmentation": {"kind": "none"}}
     one, other = (
-        make_design(params_with(recipes={"r": dict(changes)}))
-        for changes in (SLOW_AND_LONG.items(), reversed(SLOW_AND_LONG.items()))
+        make_design(params_with(recipes={"r": dict(some)}, baseline=base))
+        for some in (changes.items(), reversed(changes.items()))
     )
-    assert one.params_of(one.variants[1], 0).train.optimizer.kind == "sgd"
-    assert one.variants[1].changes.keys() == other.variants[1].changes.keys()
+    trained = one.params_of(one.variants[1], 0)
+    assert trained == other.params_of(other.variants[1], 0)
+    values = flatten(trained)
+    assert {path: values[path] for path, value in changes.items() if not isinstance(value, dict)} == {
+        path: value for path, value in changes.items() if not isinstance(value, dict)
+    }
+
+
+@pytest.mark.parametrize(
+    ("best", "other"),
+    [
+        ("long sgd", "learning_rate=0.01"),
+        ("learning_rate=0.01", "long sgd"),
+        ("long sgd", "weight_decay=0.1"),
+    ],
+)
+def test_of_two_that_change_the_same_one_wins(best: str, other: str) -> None:
+    factors = {"train.optimizer.learning_rate": (0.01,), "train.optimizer.weight_decay": (0.1,)}
+    design = make_design(params_with(factors=factors, recipes={"long sgd": SLOW_AND_LONG}))
+    verdicts = [
+        Verdict(c.name, c.kind, c.factors, "helps", "", num_seeds=3, difference={best: 0.02, other: 0.01}[c.name])
+        for c in design.contrasts
+        if c.name in (best, other)
+    ]
+    won = next(variant for variant in design.variants if variant.name == best)
+    assert winners(design, verdicts) == won.changes
+
+
+def test_a_recipe_can_go_into_a_section_that_is_null() -> None:
+    changes = {"train.early_stopping.patience_epochs": 6, "train.num_epochs": 40}
+    for ablation in ({"recipes": {"r": changes}}, {"factors": {path: (value,) for path, value in changes.items()}}):
+        design = make_design(params_with(**ablation, baseline={"train.early_stopping": None}))
+        assert design.baseline_levels["train.early_stopping"] == "null"
+        stopping = [design.params_of(variant, 0).train.early_stopping for variant in design.variants]
+        assert [s.patience_epochs for s in stopping if s is not None] == [6]
+        assert any("Early stopping" in note for note in design.notes)
+
+
+def test_levels_are_what_a_variant_has_and_null_where_there_is_nothing() -> None:
+    factors = {"train.optimizer.weight_decay": (0.1,)}
+    design = make_design(params_with(factors=factors, recipes={"r": SLOW_AND_LONG}))
+    levels = design.levels_of(design.recipes[0])
+    assert levels["train.optimizer.weight_decay"] == "null", "SGD has none"
+    assert json.loads(levels["train.optimizer"])["learning_rate"] == 0.3
+    assert json.loads(design.levels_of(design.variants[1])["train.optimizer"])["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["l2=1", "a+b", "v1.5", "", "-a", "x" * 41])
+def test_a_name_that_is_none_is_refused_when_params_are_read(name: str) -> None:
+    with pytest.raises(ValidationError, match="is no name for a recipe"):
+        params_with(recipes={name: {"train.l2": 1e-4}})
 
 
 def test_a_recipe_that_is_the_baseline_is_left_out_and_said() -> None:
@@ -238,10 +297,13 @@ def test_a_recipe_that_is_the_baseline_is_left_out_and_said() -> None:
         ({"recipes": {"r": {}}}, "needs something that it changes"),
         ({"recipes": {"r": {"train.dropout": 0.1}}}, "Did you mean train.dropout_prob?"),
         ({"recipes": {"r": {"train.seed": 1}}}, "ablation.num_seeds"),
-        ({"recipes": {"baseline": {"train.l2": 1e-4}}}, "no name for a recipe"),
-        ({"recipes": {"r": {"train.l2": 1e-4}}, "factors": {"train.l2": (1e-4,)}}, "changes what l2=0.0001 changes"),
-        ({"recipes": {"a": {"train.l2": 1e-4}, "b": {"train.l2": 1e-4}}}, "changes what a changes"),
-        ({"recipes": {"l2=1": {"train.l2": 1e-4}}}, "no name for a recipe"),
+        ({"recipes": {"baseline": {"train.l2": 1e-4}}}, "another name"),
+        (
+            {"recipes": {"r": {"model.kind": "lstm"}}, "baseline": {"train.start": ENCODER}},
+            "changes nothing in variant",
+        ),
+        ({"recipes": {"r": {"train.l2": 1e-4}}, "factors": {"train.l2": (1e-4,)}}, "is what l2=0.0001 is"),
+        ({"recipes": {"a": {"train.l2": 1e-4}, "b": {"train.l2": 1e-4}}}, "is what a is"),
         ({"recipes": {"r": {"train.l2": 1e-4}}, "mode": "factorial", "factors": TWO}, "one by one"),
     ],
 )

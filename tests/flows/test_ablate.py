@@ -188,11 +188,14 @@ def test_a_run_can_ablate_first_and_go_on_with_what_helped(served: Copy) -> None
         "ablation.baseline={}",
         "ablation.num_seeds=3",
         "train.optimizer.learning_rate=1.0e-6",
-        "ablation.factors={train.optimizer.learning_rate: [0.01]}",
+        "ablation.factors={}",
+        "ablation.recipes={fast: {train.optimizer.learning_rate: 0.01, train.batch_size: 32}}",
     )
     assert record["metrics"]["accuracy"] > 0.5, "with the baseline's rate it would be a tenth"
-    query = "select value from params where run_uuid = ? and key = 'train.optimizer.learning_rate'"
-    assert rows(served, query, record["run_id"]) == [("0.01",)]
+    query = "select value from params where run_uuid = ? and key in (?, ?) order by key"
+    keys = ("train.batch_size", "train.optimizer.learning_rate")
+    assert rows(served, query, record["run_id"], *keys) == [("32",), ("0.01",)]
+    assert names(runs_of(served, "variant")) == ["baseline", "fast"]
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,26 @@ def test_the_loop_equals_the_textbook_loop(tmp_path: Path, optimizer: object) ->
     assert result.num_steps == len(seen)
 
 
+@pytest.mark.parametrize("max_grad_norm", [None, 0.1])
+def test_l1_and_l2_are_in_the_loss_and_in_the_update_as_in_the_textbook(
+    tmp_path: Path, max_grad_norm: float | None
+) -> None:
+    dataset, splits = tiny_dataset(tmp_path)
+    train = change(
+        TRAIN,
+        num_epochs=2,
+        dropout_prob=0,
+        schedule=ConstantSchedule(),
+        optimizer=SgdParams(),
+        l1=0.003,
+        l2=0.2,
+        max_grad_norm=max_grad_norm,
+    )
+    seen: list[float] = []
+    fit(dataset, splits, MODEL, train, FP32, tmp_path / "run", on_steps=lambda s: seen.extend(s.loss))
+    assert seen == pytest.approx(textbook_losses(dataset, splits, train, tmp_path / "run"), rel=1e-4)
+
+
 def textbook_losses(dataset, splits, train, run_dir) -> list[float]:
     """NCHW, contiguous, max_pool(relu), unfused, with torch's own optimizer."""
     from assay.training.session import batch_order
@@ -134,7 +154,14 @@ def textbook_losses(dataset, splits, train, run_dir) -> list[float]:
             hidden = F.relu(module.hidden(features.permute(0, 2, 3, 1).reshape(len(features), -1)))
             loss = F.cross_entropy(module.output(hidden), torch.from_numpy(dataset.labels[rows[batch.numpy()]]))
             optimizer.zero_grad()
+            loss = (
+                loss
+                + train.l1 * sum(p.abs().sum() for p in decay)
+                + train.l2 / 2 * sum(p.square().sum() for p in decay)
+            )
             loss.backward()
+            if train.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(module.parameters(), train.max_grad_norm)
             optimizer.step()
             losses.append(loss.item())
     return losses

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from assay.ablation.analysis import INCOMPLETE, STOPPED, Analysis, winners
-from assay.ablation.design import Design, make_design, with_seeds
+from assay.ablation.design import Design, make_design, validated, with_seeds
 from assay.ablation.engine import Engine, Setup, Submit, seconds_per_epoch
 from assay.ablation.power import detectable, seeds_to_detect
 from assay.ablation.report import write_report
@@ -197,7 +197,7 @@ class Ablation:
 
     def _levels(self, variant: Variant) -> dict[str, str]:
         """What each factor is in a variant."""
-        return self.design.baseline_levels | dict(variant.changes)
+        return self.design.levels_of(variant)
 
     def _conclude(self, engine: Engine, opened: OpenAblation, planned: AblationPlan) -> AblationRecord:
         """Judge and draw, and keep all of it in MLflow."""
@@ -265,11 +265,15 @@ def open_ablation(wanted: Request) -> Ablation:
 
 
 def chosen(params: RunParams, record: AblationRecord) -> RunParams:
-    """Return the params with the levels that won."""
+    """Return the params with the levels that won.
+
+    Raises:
+        ParamsError: They do not go together.
+    """
     values = params.model_dump(mode="json")
     for path, text in record.winners.items():
         assign(values, path, json.loads(text))
-    return RunParams.model_validate(values)
+    return validated(values, dict.fromkeys(record.winners, "among what helped in the ablation"))
 
 
 def describe_plan(plan: AblationPlan) -> str:

@@ -208,6 +208,8 @@ _LAST = 2**31 - 1
 def winners(design: Design, verdicts: Iterable[Verdict]) -> dict[str, str]:
     """Return the levels that won: of each factor the one that helps most; of a factorial that pruned, the best cell.
 
+    A recipe wins as a whole. Of two that change the same, the one that helps more wins.
+
     Args:
         design: The design.
         verdicts: All verdicts.
@@ -221,9 +223,16 @@ def winners(design: Design, verdicts: Iterable[Verdict]) -> dict[str, str]:
     won: dict[str, str] = {}
     for verdict in helping:
         levels = changes[verdict.name] if verdict.kind in VARIANT_KINDS else _level_of(design.factors, verdict)
-        if not set(levels) & set(won) and (len(levels) == 1 or not won):
+        alone = len(levels) == 1 or verdict.kind == "recipe" or not won
+        if alone and not any(_clash(path, other) for path in levels for other in won):
             won |= levels
     return won
+
+
+def _clash(path: str, other: str) -> bool:
+    """Whether setting one changes what the other is: one is in the other, or a kind to which the other belongs."""
+    one, two = f"{path.removesuffix('.kind')}.", f"{other.removesuffix('.kind')}."
+    return one.startswith(two) or two.startswith(one)
 
 
 def _level_of(factors: Sequence[Factor], verdict: Verdict) -> dict[str, str]:

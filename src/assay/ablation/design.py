@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,6 @@ _FIXED = {
     "device.kind": "all trials compute on the same kind of device",
     "device.num_threads": "all trials compute with the same number of threads",
 }
-_RECIPE_NAME = re.compile(r"[^\W_][\w .+-]{0,39}")
 Values = dict[str, Any]
 
 
@@ -73,8 +71,12 @@ class Design:
     @cached_property
     def baseline_levels(self) -> dict[str, str]:
         """What the baseline has at every path that a variant changes, as JSON text."""
-        values = self.baseline.model_dump(mode="json")
-        return {path: _text(_value_at(values, path)) for variant in self.variants for path in variant.changes}
+        return self.levels_of(self.variants[0])
+
+    def levels_of(self, variant: Variant) -> dict[str, str]:
+        """Return what a variant has at every path that one of them changes, as JSON text; null where there is none."""
+        values = self.params_of(variant, self.seeds[0]).model_dump(mode="json")
+        return {path: _text(_value_at(values, path)) for other in self.variants for path in other.changes}
 
     def params_of(self, variant: Variant, seed: int) -> RunParams:
         """Return the params of one trial.
@@ -124,7 +126,7 @@ def make_design(params: RunParams) -> Design:
             "another level, e.g. ablation.factors={train.dropout_prob: [0.0, 0.5]}, or a recipe another change."
         )
     variants = _crossed(factors) if ablation.mode == "factorial" else _one_each(factors, ablation.mode)
-    variants = (*variants, *_new_ones(recipes, variants))
+    variants = (*variants, *recipes)
     prunes = ablation.mode != "factorial" if ablation.prune is None else ablation.prune
     cells = ablation.mode == "factorial" and not prunes
     contrasts = _effects(factors, variants) if cells else _against_baseline(variants, recipes)
@@ -132,13 +134,27 @@ def make_design(params: RunParams) -> Design:
         notes.append("Cells are compared with the baseline; main effects and interactions need every cell: --no-prune.")
     if ablation.num_seeds == 1:
         notes.append("One seed says nothing about chance: every verdict is undetermined. Give ablation.num_seeds=3.")
-    if any(factor.path.startswith("train.early_stopping") for factor in factors):
+    if any(path.startswith("train.early_stopping") for variant in variants for path in variant.changes):
         notes.append("Early stopping picks its epoch on val, the same examples that compare: it looks a little better.")
     first = params.train.seed
     seeds = tuple((first + number) % 2**32 for number in range(ablation.num_seeds))
-    design = Design(_validated(base, {}), factors, recipes, variants, contrasts, seeds, prunes, tuple(notes))
+    design = Design(validated(base, {}), factors, recipes, variants, contrasts, seeds, prunes, tuple(notes))
     _require_effect(design)
+    _require_difference(design)
     return design
+
+
+def _require_difference(design: Design) -> None:
+    """Refuse a recipe that is another variant under another name: it would be trained and judged twice.
+
+    Raises:
+        ParamsError: There is one.
+    """
+    seen: dict[str, Variant] = {}
+    for variant in design.variants:
+        same = seen.setdefault(design.params_of(variant, design.seeds[0]).model_dump_json(), variant)
+        if same is not variant and variant in design.recipes:
+            raise ParamsError(f"ablation.recipes.{variant.name}: is what {same.name} is. Leave one of them out.")
 
 
 def _require_effect(design: Design) -> None:
@@ -148,7 +164,7 @@ def _require_effect(design: Design) -> None:
         ParamsError: A variant that starts from files has another ``model`` in its changes.
     """
     for variant in design.variants:
-        changed = [path for path in variant.changes if path.startswith("model.")]
+        changed = [path for path in variant.changes if path.partition(".")[0] == "model"]
         start = design.params_of(variant, design.seeds[0]).train.start
         if changed and start.kind in ("version", "huggingface"):
             raise ParamsError(
@@ -187,8 +203,10 @@ def _levels(ablation: AblationParams, base: Values) -> dict[str, tuple[JsonValue
 
 def _factor(path: str, levels: Sequence[JsonValue], base: Values, notes: list[str]) -> Factor:
     """Validate a factor's levels and leave out those that change nothing."""
-    values = [_value_at(_with(base, {path: level}, "ablation.factors"), path) for level in levels]
-    baseline = _value_at(_validated(base, {}).model_dump(mode="json"), path)
+    changed = [_with(base, {path: level}, "ablation.factors") for level in levels]
+    path = _there(base, path)
+    values = [_value_at(those, path) for those in changed]
+    baseline = _value_at(validated(base, {}).model_dump(mode="json"), path)
     kept: list[JsonValue] = []
     for value in values:
         if value == baseline or value in kept:
@@ -210,7 +228,7 @@ def _left_out(
             )
     on = _with(project, {path: given[0] for path, given in levels.items()}, "ablation.factors")
     factors = []
-    for path in levels:
+    for path in dict.fromkeys(_there(project, path) for path in levels):
         if _value_at(on, path) == _value_at(project, path):
             notes.append(f"{path}={_text(_value_at(on, path))} is the project's own level: nothing to take away.")
         else:
@@ -245,20 +263,17 @@ def _recipes(ablation: AblationParams, base: Values, notes: list[str]) -> tuple[
     if ablation.recipes and ablation.mode != "one-at-a-time":
         raise ParamsError(
             "ablation.recipes: are compared with the baseline one by one, which ablation.mode="
-            f"{ablation.mode} does not do. Use mode one-at-a-time, or leave the recipes out."
+            f"{ablation.mode} does not do. Use mode one-at-a-time, or leave them out: ablation.recipes={{}}."
         )
     kept = []
     for name, changes in ablation.recipes.items():
         where = f"ablation.recipes.{name}"
         if not changes:
             raise ParamsError(f"{where}={{}}: a recipe needs something that it changes. Add a params path and a value.")
-        if name == BASELINE or not _RECIPE_NAME.fullmatch(name):
-            raise ParamsError(
-                f"{where}: is no name for a recipe. Give it another one of up to 40 letters, digits, spaces and any "
-                f"of _ . + -, and not {BASELINE!r}, which is what all are compared with."
-            )
+        if name == BASELINE:
+            raise ParamsError(f"{where}: is what all are compared with. Give the recipe another name.")
         values = _with(base, changes, where)
-        levels = {path: _value_at(values, path) for path in _widest(changes)}
+        levels = {path: _value_at(values, path) for path in _widest(base, changes)}
         if all(level == _value_at(base, path) for path, level in levels.items()):
             notes.append(f"Recipe {name} is the baseline: left out.")
         else:
@@ -266,23 +281,10 @@ def _recipes(ablation: AblationParams, base: Values, notes: list[str]) -> tuple[
     return tuple(kept)
 
 
-def _widest(paths: Iterable[str]) -> tuple[str, ...]:
+def _widest(base: Values, paths: Iterable[str]) -> tuple[str, ...]:
     """What has to be set to change all of these, in any order: of a ``kind`` all that belongs to it."""
-    whole = {path.removesuffix(".kind") for path in paths}
+    whole = {_there(base, path.removesuffix(".kind")) for path in paths}
     return tuple(sorted(path for path in whole if not any(path.startswith(f"{other}.") for other in whole)))
-
-
-def _new_ones(recipes: Sequence[Variant], variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """The recipes, none of which may be another variant under another name."""
-    seen = {tuple(sorted(variant.changes.items())): variant.name for variant in variants}
-    names = {variant.name for variant in variants}
-    for recipe in recipes:
-        same = seen.setdefault(tuple(sorted(recipe.changes.items())), recipe.name)
-        if same != recipe.name:
-            raise ParamsError(f"ablation.recipes.{recipe.name}: changes what {same} changes. Leave one of them out.")
-        if recipe.name in names:
-            raise ParamsError(f"ablation.recipes.{recipe.name}: a level is called so. Give the recipe another name.")
-    return tuple(recipes)
 
 
 def _against_baseline(variants: Sequence[Variant], recipes: Sequence[Variant]) -> tuple[Contrast, ...]:
@@ -335,11 +337,12 @@ def _with(values: Values, changes: Mapping[str, JsonValue], where: str) -> Value
         ParamsError: A path is unknown or cannot be a factor, or a value is not valid there.
     """
     changed: Values = json.loads(json.dumps(values))
-    for path, value in changes.items():
+    # A section before what is in it, and a kind before the rest: each of them drops what was there.
+    for path, value in sorted(changes.items(), key=lambda change: change[0].removesuffix(".kind")):
         _require_free(path, where)
         assign(changed, path, value)
     origin = dict.fromkeys(changes, f"in {where}")
-    return _validated(changed, origin).model_dump(mode="json")
+    return validated(changed, origin).model_dump(mode="json")
 
 
 def _require_free(path: str, where: str) -> None:
@@ -354,7 +357,16 @@ def _require_free(path: str, where: str) -> None:
             raise ParamsError(f"{where}.{path}: cannot differ between trials: {reason}. Leave it out.")
 
 
-def _validated(values: Values, origin: Mapping[str, str]) -> RunParams:
+def validated(values: Values, origin: Mapping[str, str]) -> RunParams:
+    """Return values as params.
+
+    Args:
+        values: All params of a run.
+        origin: Path -> where its value came from, for the message.
+
+    Raises:
+        ParamsError: A value is not valid; one sentence for each.
+    """
     try:
         return RunParams.model_validate(values)
     except ValidationError as error:
@@ -362,10 +374,21 @@ def _validated(values: Values, origin: Mapping[str, str]) -> RunParams:
         raise ParamsError("\n".join(sentences)) from error
 
 
+def _there(base: Values, path: str) -> str:
+    """The path itself, or the section above it that is null in the baseline and so has no such key."""
+    here: Any = base
+    names = path.split(".")
+    for number, name in enumerate(names[:-1], 1):
+        here = here.get(name)
+        if not isinstance(here, Mapping):
+            return ".".join(names[:number])
+    return path
+
+
 def _value_at(values: Values, path: str) -> Any:
     here: Any = values
     for name in path.split("."):
-        here = here[name]
+        here = here.get(name) if isinstance(here, Mapping) else None
     return here
 
 

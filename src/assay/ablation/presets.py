@@ -27,7 +27,7 @@ def preset_factors(name: str, base: Mapping[str, Any]) -> dict[str, tuple[JsonVa
         "train.augmentation": ({"kind": "none"}, *_augmentations(base)),
         "train.early_stopping": (None, {"metric": "val_loss"}),
     }
-    if train["start"]["kind"] not in ("version", "huggingface"):  # their files bring the architecture
+    if not _has_files(train):  # which bring the architecture
         factors |= _less_complex(base["model"])
     if train["optimizer"]["kind"] == "adamw":
         factors["train.optimizer.weight_decay"] = (0.0, 0.1)
@@ -36,17 +36,23 @@ def preset_factors(name: str, base: Mapping[str, Any]) -> dict[str, tuple[JsonVa
 
 def _augmentations(base: Mapping[str, Any]) -> tuple[JsonValue, ...]:
     """Shifts of images that are not augmented, without mirror images, which are wrong for digits and letters."""
-    if base["model"]["kind"] == "cnn" and base["train"]["augmentation"]["kind"] == "none":
+    is_of_images = base["model"]["kind"] == "cnn" and not _has_files(base["train"])
+    if is_of_images and base["train"]["augmentation"]["kind"] == "none":
         return ({"kind": "crop-flip", "padding_pixels": 2, "horizontal_flip": False},)
     return ()
+
+
+def _has_files(train: Mapping[str, Any]) -> bool:
+    """Whether training starts from the files of a model."""
+    return train["start"]["kind"] in ("version", "huggingface")
 
 
 def _less_complex(model: Mapping[str, Any]) -> dict[str, tuple[JsonValue, ...]]:
     """Return what makes a model smaller, and the regularization that only its family has."""
     match model["kind"]:
         case "cnn":
-            return {
-                "model.hidden_units": (max(1, model["hidden_units"] // 4),),
+            hidden = {"model.hidden_units": (max(1, model["hidden_units"] // 4),)}
+            return (hidden if model["head"] == "flatten" else {}) | {
                 "model.channels": ([max(1, width // 2) for width in model["channels"]],),
                 "model.batch_norm": (False, True),
             }

@@ -1,10 +1,13 @@
 """What is compared, and how sure to be: ablations, and the gate before the registry's champion."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from assay.params.base import Section
+
+_RECIPE_NAME = re.compile(r"[^\W_][\w -]{0,39}")
 
 
 class AblationParams(Section):
@@ -15,7 +18,7 @@ class AblationParams(Section):
     preset: Literal["regularization", "dropout"] | None = None
     """Factors that come with Assay, instead of `factors`."""
     factors: dict[str, tuple[JsonValue, ...]] = Field(default_factory=dict)
-    """Params path -> levels, e.g. ``train.dropout_prob: [0.0, 0.5]``; any path of model, train and split."""
+    """Params path -> levels, e.g. ``train.dropout_prob: [0.0, 0.5]``; any path of model, train and device."""
     recipes: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """Name -> params path -> value: changes that are only made together, compared with the baseline as one level."""
     baseline: dict[str, JsonValue] = Field(default_factory=dict)
@@ -53,6 +56,14 @@ class AblationParams(Section):
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
+
+    @field_validator("recipes")
+    @classmethod
+    def _are_names(cls, value: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+        for name in value:
+            if not _RECIPE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name for a recipe; up to 40 letters, digits, spaces, - and _ are")
+        return value
 
 
 class GateParams(Section):
