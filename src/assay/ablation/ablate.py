@@ -30,7 +30,6 @@ from assay.records import (
     AblationRecord,
     Splits,
     Trial,
-    Variant,
     VariantSummary,
     Verdict,
 )
@@ -193,11 +192,7 @@ class Ablation:
 
     def _log(self, opened: OpenAblation, trial: Trial) -> Trial:
         variant = next(variant for variant in self.design.variants if variant.name == trial.variant)
-        return self.wanted.runs.log_trial(opened, trial, variant, self._levels(variant))
-
-    def _levels(self, variant: Variant) -> dict[str, str]:
-        """What each factor is in a variant."""
-        return self.design.levels_of(variant)
+        return self.wanted.runs.log_trial(opened, trial, variant, self.design.levels_of(variant))
 
     def _conclude(self, engine: Engine, opened: OpenAblation, planned: AblationPlan) -> AblationRecord:
         """Judge and draw, and keep all of it in MLflow."""

@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 
 from assay.ablation.presets import preset_factors
 from assay.errors import ParamsError
-from assay.params import AblationParams, RunParams
+from assay.params import FILE_STARTS, AblationParams, RunParams
 from assay.params_messages import explain
 from assay.params_yaml import assign
 from assay.records import BASELINE, Contrast, Variant
@@ -151,7 +151,7 @@ def _require_difference(design: Design) -> None:
         ParamsError: There is one.
     """
     seen: dict[str, Variant] = {}
-    for variant in design.variants:
+    for variant in design.variants if design.recipes else ():
         same = seen.setdefault(design.params_of(variant, design.seeds[0]).model_dump_json(), variant)
         if same is not variant and variant in design.recipes:
             raise ParamsError(f"ablation.recipes.{variant.name}: is what {same.name} is. Leave one of them out.")
@@ -165,11 +165,13 @@ def _require_effect(design: Design) -> None:
     """
     for variant in design.variants:
         changed = [path for path in variant.changes if path.partition(".")[0] == "model"]
-        start = design.params_of(variant, design.seeds[0]).train.start
-        if changed and start.kind in ("version", "huggingface"):
+        if not changed:
+            continue
+        kind = design.params_of(variant, design.seeds[0]).train.start.kind
+        if kind in FILE_STARTS:
             raise ParamsError(
                 f"ablation in params.yaml: {changed[0]} changes nothing in variant {variant.name}, which starts from "
-                f"the files of a model (train.start.kind={start.kind}) and has its architecture. Leave it out there."
+                f"the files of a model (train.start.kind={kind}) and has its architecture. Leave it out there."
             )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from assay.params import FILE_STARTS
+
 _DROPOUT: tuple[JsonValue, ...] = (0.0, 0.1, 0.25, 0.5, 0.7)
 
 
@@ -44,7 +46,7 @@ def _augmentations(base: Mapping[str, Any]) -> tuple[JsonValue, ...]:
 
 def _has_files(train: Mapping[str, Any]) -> bool:
     """Whether training starts from the files of a model."""
-    return train["start"]["kind"] in ("version", "huggingface")
+    return train["start"]["kind"] in FILE_STARTS
 
 
 def _less_complex(model: Mapping[str, Any]) -> dict[str, tuple[JsonValue, ...]]:

@@ -24,6 +24,7 @@ from assay.params.models import (
 )
 from assay.params.stages import DataParams, DeviceParams, EvaluationParams, RegistryParams, SplitParams
 from assay.params.training import (
+    FILE_STARTS,
     AdamParams,
     AdamWParams,
     AugmentationParams,
@@ -51,6 +52,7 @@ from assay.params_messages import explain
 from assay.params_yaml import assign, parse_override, read_mapping
 
 __all__ = [
+    "FILE_STARTS",
     "AblationParams",
     "AdamParams",
     "AdamWParams",

@@ -198,6 +198,8 @@ class HuggingFaceStart(Section):
     """Tokens that are read at most, no more than the encoder knows; what is longer is cut at the end."""
 
 
+FILE_STARTS = ("version", "huggingface")
+"""Kinds of a start whose files bring the architecture: the section `model` is not read."""
 StartParams = Annotated[
     ScratchStart | MaskedLanguageStart | VersionStart | HuggingFaceStart, Field(discriminator="kind")
 ]

@@ -57,7 +57,7 @@ def add_penalty(
 
     The sums run over weights only: no biases, no gains or shifts of normalisation layers. Written out, they are a few
     passes over the weights; through autograd they were up to a tenth of a small model's step. A factor of 0 costs
-    nothing.
+    no pass.
 
     Args:
         weights: The weights, see `assay.training.optimizers.weights_of`, end to end.
