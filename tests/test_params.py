@@ -142,3 +142,10 @@ def test_flatten_gives_every_leaf_once() -> None:
     assert flat["train.optimizer.kind"] == "adamw"
     assert flat["model.channels"] == [32, 64]
     assert not any(isinstance(value, dict) for value in flat.values())
+
+
+def test_a_recipe_of_the_file_is_changed_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("ablation:\n  recipes:\n    long: {train.num_epochs: 9, train.l2: 0.1}\n")
+    params = load_params(path, ["ablation.recipes.long.train.num_epochs=40", "ablation.recipes.new={train.l1: 0.1}"])
+    assert params.ablation.recipes == {"long": {"train.num_epochs": 40, "train.l2": 0.1}, "new": {"train.l1": 0.1}}

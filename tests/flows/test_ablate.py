@@ -125,26 +125,26 @@ def test_an_ablation_from_plan_to_verdicts(project: Copy) -> None:
     assert 0 < more["plan"]["detectable"] < 1, "the baseline is known, so the plan says what it can see"
 
 
-def test_an_ablation_killed_anywhere_goes_on(served: Copy, tmp_path: Path) -> None:
+def test_an_ablation_killed_anywhere_goes_on(project: Copy, tmp_path: Path) -> None:
     factors = "ablation.factors={train.dropout_prob: [0.6]}"
     arguments = (factors, "train.num_epochs=5", "train.checkpoint_every_seconds=0")
-    whole = ablate(served, *arguments, ASSAY_HOME=str(tmp_path / "whole"))
-    command = served.command("ablate", "--json", *SMALL, *arguments)
+    whole = ablate(project, *arguments, ASSAY_HOME=str(tmp_path / "whole"))
+    command = project.command("ablate", "--json", *SMALL, *arguments)
     for killed in range(2):
         with subprocess.Popen(
-            command, cwd=served.root, env=served.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=project.root, env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            seen = len(checkpoints(served))
-            until(lambda seen=seen: len(checkpoints(served)) > seen or process.poll() is not None)
+            seen = len(checkpoints(project))
+            until(lambda seen=seen: len(checkpoints(project)) > seen or process.poll() is not None)
             victims = [process] if killed == 0 else trainers(process.pid)[:1]
             for victim in victims:
                 victim.send_signal(signal.SIGKILL)
             process.wait()
-    after = ablate(served, *arguments)
+    after = ablate(project, *arguments)
     assert without_times(after) == without_times(whole)
-    statuses = rows(served, "select status, count(*) from runs group by status")
+    statuses = rows(project, "select status, count(*) from runs group by status")
     assert statuses == [("FINISHED", 1 + 2 + 4)], "nothing is lost and nothing is there twice"
-    assert names(runs_of(served, "trial")) == sorted(set(names(runs_of(served, "trial"))))
+    assert names(runs_of(project, "trial")) == sorted(set(names(runs_of(project, "trial"))))
 
 
 def checkpoints(copy: Copy) -> set[str]:

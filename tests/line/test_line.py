@@ -183,6 +183,7 @@ def test_a_run_whose_worker_is_killed_goes_on(line: Line, unbroken: Result) -> N
     worker = psutil.Process(pid).ppid()
     line.kill(worker)
     assert_whole(line, run, unbroken)
+    assert line.run(run)["run_count"] > 1, "it was hit"
 
 
 def test_a_worker_that_is_asked_to_end_lets_its_run_write_a_checkpoint(line: Line, unbroken: Result) -> None:
