@@ -53,6 +53,7 @@ def test_it_is_up_for_the_block_and_wants_a_password(tmp_path: Path) -> None:
     assert "PREFECT_API_URL" not in os.environ
     wait_until_gone(pid)
     assert (tmp_path / "prefect").stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / "prefect" / "memo_store.toml").exists(), "every installed collection was imported"
 
 
 PARENT = """

@@ -25,6 +25,12 @@ from assay.errors import ServiceError
 _LAST_WORDS_SECONDS = 5.0
 _NAMED_SERVER_TIMEOUT_SECONDS = 8.0
 _START_TIMEOUT_SECONDS = 120.0
+_WITHOUT_BLOCKS = {
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+}
+"""Importing every installed collection for the block types in it is a third of the start; a block that somebody saves
+brings its own type, and the server of `assay up` registers them all."""
 
 
 def quiet_settings(home: Path) -> dict[str, str]:
@@ -98,6 +104,7 @@ class LocalPrefect:
                     start_new_session=True,  # Ctrl+C is for the run, which still has its end to tell the server
                     env=environment
                     | {
+                        **_WITHOUT_BLOCKS,
                         "PREFECT_UI_ENABLED": "0",
                         "PREFECT__SERVER_EPHEMERAL": "1",
                         "PREFECT__SERVER_FINAL": "1",
