@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from assay.ablation.analysis import winners
+from assay.ablation.analysis import passed_over, winners
 from assay.ablation.design import make_design, shown
+from assay.ablation.wording import not_taken_over
 from assay.errors import ParamsError
 from assay.params import Params, RunParams, flatten
 from assay.records import BASELINE, Verdict
@@ -191,7 +192,9 @@ def test_the_recipe_that_helps_most_is_taken_over_whole() -> None:
         Verdict(contrast.name, contrast.kind, contrast.factors, "helps", "", num_seeds=3, difference=difference)
         for contrast, difference in zip(design.contrasts, (0.01, 0.02), strict=True)
     ]
-    assert winners(design, verdicts) == design.recipes[0].changes | {"train.l2": "0.0001"}
+    won = winners(design, verdicts)
+    assert won == design.recipes[0].changes | {"train.l2": "0.0001"}
+    assert passed_over(design, verdicts, won) == []
     changed = {path: json.loads(text) for path, text in design.recipes[0].changes.items()}
     assert changed["train.optimizer"]["learning_rate"] == 0.3
 
@@ -236,6 +239,29 @@ def test_of_two_that_change_the_same_one_wins(best: str, other: str) -> None:
     ]
     won = next(variant for variant in design.variants if variant.name == best)
     assert winners(design, verdicts) == won.changes
+    assert passed_over(design, verdicts, won.changes) == [other]
+
+
+def test_levels_that_help_less_than_another_of_their_factor_are_passed_over() -> None:
+    design = make_design(params_with(factors={"train.dropout_prob": (0.1, 0.3, 0.5), "train.l2": (1e-4,)}))
+    gains = {"dropout_prob=0.1": 0.01, "dropout_prob=0.3": 0.03, "dropout_prob=0.5": 0.02}
+    verdicts = [
+        Verdict(
+            name, "level", c.factors, "helps" if name in gains else "hurts", "", 3, difference=gains.get(name, -0.1)
+        )
+        for name, c in ((contrast.name, contrast) for contrast in design.contrasts)
+    ]
+    won = winners(design, verdicts)
+    assert won == {"train.dropout_prob": "0.3"}
+    assert passed_over(design, verdicts, won) == ["dropout_prob=0.5", "dropout_prob=0.1"]
+
+
+def test_what_helps_and_is_not_taken_over_is_named_in_a_note() -> None:
+    assert not_taken_over([]) == []
+    (one,) = not_taken_over(["l2=0.1"])
+    assert one.startswith("l2=0.1 helps, too, and is not among the winners")
+    (many,) = not_taken_over(["a", "b", "c", "d"])
+    assert many.startswith("a, b and 2 more help, too, and are not among the winners")
 
 
 def test_a_recipe_can_go_into_a_section_that_is_null() -> None:

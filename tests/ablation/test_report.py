@@ -78,6 +78,7 @@ def test_page_is_whole_and_loads_nothing(render, tmp_path, kind):
 
 def test_page_says_what_came_out(render):
     record = make_record(num_variants=9)
+    record = dataclasses.replace(record, notes=(*record.plan.notes, *record.notes))
     page = render(record, lineage={"git commit": "abc123"})
     words = Tags(page).words
     assert headline(record) in words
@@ -92,7 +93,9 @@ def test_page_says_what_came_out(render):
     for summary in record.summaries:
         assert f"{summary.mean:.4f} " in words
         assert f"{summary.sd:.4f} " in words
-    for text in (*record.notes, *record.plan.notes, "abc123", "The test examples were not touched"):
+    for note in (*record.notes, *record.plan.notes):
+        assert words.count(note) == 1
+    for text in ("abc123", "The test examples were not touched"):
         assert text in words
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from assay.ablation.analysis import INCOMPLETE, STOPPED, Analysis, winners
+from assay.ablation.analysis import INCOMPLETE, STOPPED, Analysis, passed_over, winners
 from assay.ablation.design import Design, make_design, validated, with_seeds
 from assay.ablation.engine import Engine, Setup, Submit, seconds_per_epoch
 from assay.ablation.power import detectable, seeds_to_detect
 from assay.ablation.report import write_report
 from assay.ablation.request import Request, num_workers
+from assay.ablation.wording import not_taken_over
 from assay.data.loading import Dataset, load_dataset
 from assay.data.splits import make_splits, resample_val
 from assay.data.validation import validate
@@ -202,6 +203,7 @@ class Ablation:
         verdicts = self._analysis.verdicts(engine.fates)
         summaries = self._summaries(engine, opened)
         planned = replace(planned, detectable=self._detectable())
+        won = winners(self.design, verdicts)
         record = AblationRecord(
             run_id=opened.run_id,
             experiment_id=opened.experiment_id,
@@ -214,11 +216,11 @@ class Ablation:
             summaries=summaries,
             verdicts=self._with_divergences(verdicts, summaries),
             trials=tuple(engine.trials[unit] for unit in self._setup.keys if unit in engine.trials),
-            winners=winners(self.design, verdicts),
+            winners=won,
             report_path=runs.report_path(opened),
             seconds=time.perf_counter() - self._started,
             num_trained=len(engine.trained | self._pilot),
-            notes=self.design.notes,
+            notes=(*self.design.notes, *not_taken_over(passed_over(self.design, verdicts, won))),
         )
         figures = draw_ablation(record, wanted.folder / "figures")
         report = write_report(record, figures, runs.tracker.lineage(opened.run_id), wanted.folder / "report.html")

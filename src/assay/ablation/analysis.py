@@ -217,16 +217,34 @@ def winners(design: Design, verdicts: Iterable[Verdict]) -> dict[str, str]:
     Returns:
         Params path -> JSON text of the level. Only verdicts of ``helps`` win anything.
     """
-    helping = [verdict for verdict in verdicts if verdict.verdict == "helps" and verdict.kind != "interaction"]
-    helping.sort(key=lambda verdict: -verdict.difference)
-    changes = {variant.name: variant.changes for variant in design.variants}
     won: dict[str, str] = {}
-    for verdict in helping:
-        levels = changes[verdict.name] if verdict.kind in VARIANT_KINDS else _level_of(design.factors, verdict)
+    for verdict, levels in _helping(design, verdicts):
         alone = len(levels) == 1 or verdict.kind == "recipe" or not won
         if alone and not any(_clash(path, other) for path in levels for other in won):
             won |= levels
     return won
+
+
+def passed_over(design: Design, verdicts: Iterable[Verdict], won: Mapping[str, str]) -> list[str]:
+    """Return the names of what helps and is not among what won, because one that helps more changes the same.
+
+    Args:
+        design: The design.
+        verdicts: All verdicts.
+        won: What `winners` made of them.
+    """
+    return [verdict.name for verdict, levels in _helping(design, verdicts) if not levels.items() <= won.items()]
+
+
+def _helping(design: Design, verdicts: Iterable[Verdict]) -> list[tuple[Verdict, dict[str, str]]]:
+    """What helps and the levels that it is about, the one that helps most first."""
+    helping = [verdict for verdict in verdicts if verdict.verdict == "helps" and verdict.kind != "interaction"]
+    helping.sort(key=lambda verdict: -verdict.difference)
+    changes = {variant.name: variant.changes for variant in design.variants}
+    return [
+        (verdict, changes[verdict.name] if verdict.kind in VARIANT_KINDS else _level_of(design.factors, verdict))
+        for verdict in helping
+    ]
 
 
 def _clash(path: str, other: str) -> bool:

@@ -113,7 +113,7 @@ def write_report(record: AblationRecord, figures: Mapping[str, str], lineage: Ma
         meanings=[{"word": word, "css": _css(word), "text": text} for word, text in _MEANINGS.items()],
         method=_method(record),
         plan=plan_facts(record.plan),
-        notes=[*record.notes, *record.plan.notes],
+        notes=list(dict.fromkeys((*record.notes, *record.plan.notes))),
         trials=[_trial_row(trial, record.plan.metric) for trial in record.trials],
         lineage=list(lineage.items()),
         nothing=NOTHING,

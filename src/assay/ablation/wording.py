@@ -42,6 +42,20 @@ def headline(record: AblationRecord) -> str:
     return " ".join(_sentence(family, record.plan.metric) for family in families)
 
 
+def not_taken_over(names: Sequence[str]) -> list[str]:
+    """Return a note about what helps and did not win, in a list; an empty list without any.
+
+    Args:
+        names: The comparisons, the one that helps most first.
+    """
+    if not names:
+        return []
+    if len(names) == 1:
+        return [f"{names[0]} helps, too, and is not among the winners: what helps more changes the same."]
+    named = list(names[:_MAX_NAMED]) + ([f"{len(names) - _MAX_NAMED:,} more"] if len(names) > _MAX_NAMED else [])
+    return [f"{_join(named)} help, too, and are not among the winners: what helps more changes the same."]
+
+
 def metric_label(metric: str) -> str:
     """Return what people call a metric, e.g. ``macro F1``."""
     return _METRICS.get(metric, metric.replace("_", " "))
