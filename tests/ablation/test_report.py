@@ -280,3 +280,22 @@ def test_the_plan_says_what_is_unknown():
     assert unknown["seeds"] == "2 each (7, 1)"
     assert "done already" not in unknown["trials"]
     assert "nothing" in dict(plan_facts(dataclasses.replace(plan, detectable=math.inf)))["detectable"]
+
+
+@pytest.mark.parametrize(
+    ("path", "differs"),
+    [
+        ("train.l2", False),
+        ("model", True),
+        ("model.channels", True),
+        ("train.start.kind", True),
+        ("train.starts", False),
+    ],
+)
+def test_the_plan_says_where_its_time_assumes_that_all_epochs_take_as_long(path: str, differs: bool) -> None:
+    plan = dataclasses.replace(make_record(num_variants=3).plan, seconds=90.0)
+    plan = dataclasses.replace(plan, variants=(*plan.variants, Variant("other", {path: "1"})))
+    time = dict(plan_facts(plan))["time"]
+    assert time.startswith("about 90 s")
+    assert (time != "about 90 s") is differs
+    assert dict(plan_facts(dataclasses.replace(plan, seconds=0.0)))["time"] == "about 0.0 s"

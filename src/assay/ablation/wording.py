@@ -164,7 +164,7 @@ def plan_facts(plan: AblationPlan) -> list[tuple[str, str]]:
         ("seeds", f"{len(plan.seeds):,} each ({_runs_of(plan.seeds)})"),
         ("trials", f"{plan.num_trials:,}{new}"),
         ("epochs", f"{plan.num_epochs:,} to train{', at most' if plan.prunes else ''}"),
-        ("time", "unknown until a trial was timed" if plan.seconds is None else f"about {duration(plan.seconds)}"),
+        ("time", _time(plan)),
         ("detectable", _detectable(plan)),
         ("margin", f"differences within ±{plan.margin:g} count as none"),
         ("pruning", "levels that cannot win stop early" if plan.prunes else "every trial runs to its end"),
@@ -175,6 +175,20 @@ def plan_facts(plan: AblationPlan) -> list[tuple[str, str]]:
             if variant.name in plan.recipes
         ),
     ]
+
+
+_SLOWER = ("model", "train.start", "train.batch_size")
+"""Sections and paths whose values decide how long an epoch takes."""
+
+
+def _time(plan: AblationPlan) -> str:
+    """How long it will take, as far as that is known: before a variant was trained, its epochs count as all do."""
+    if plan.seconds is None:
+        return "unknown until a trial was timed"
+    paths = {path for variant in plan.variants for path in variant.changes}
+    differs = any(f"{path}.".startswith(f"{slower}.") for path in paths for slower in _SLOWER)
+    note = ", if their epochs take as long as those that were timed" if differs and plan.seconds else ""
+    return f"about {duration(plan.seconds)}{note}"
 
 
 def _written(levels: Mapping[str, str]) -> str:
