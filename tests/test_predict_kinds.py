@@ -27,6 +27,7 @@ from assay.project import Project
 from assay.records import SERIES, TABLE, TEXT, DataRef
 from assay.registry.load import load_version
 from assay.tracking.runs import Tracker
+from tests.bf16 import need_bf16
 from tests.scoring import COLUMNS, MODELS, make_data, make_images, make_kinds_project
 
 Score = Callable[..., PredictReport]
@@ -87,6 +88,8 @@ def write_data(folder: Path, dataset: Dataset) -> Path:
 def test_answers_for_shards_are_those_of_evaluation_to_the_last_bit(
     project: Project, ask: Score, tmp_path: Path, name: str, precision: str
 ) -> None:
+    if precision == "bf16":
+        need_bf16()
     made = make_data(MODELS[name][1], 300)
     folder = write_data(tmp_path / "data", made)
     ref = DataRef(

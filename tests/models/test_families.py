@@ -13,6 +13,7 @@ from assay.models.build import build_model
 from assay.models.spec import DropoutProbs
 from assay.records import SERIES, TEXT
 from assay.training.master import MasterWeights
+from tests.bf16 import need_bf16
 from tests.models.tiny import CASES, LABELS, inputs_of, spec_of
 
 ALL_DROPOUT = DropoutProbs(hidden=0.3, input=0.2, recurrent=0.2, attention=0.2)
@@ -80,6 +81,8 @@ def test_one_batch_overfits(case: str) -> None:
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_master_weights_train_every_parameter_deterministically(case: str, dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16:
+        need_bf16(case)
     module, inputs = built(case, dropout=dataclasses.replace(ALL_DROPOUT, hidden=0.1))
     if case == "cnn-residual":  # a gain of 0 passes nothing to the convolutions before it
         torch.nn.init.ones_(module.blocks[0][0].norm2.weight)
@@ -101,6 +104,7 @@ def test_master_weights_train_every_parameter_deterministically(case: str, dtype
 
 @every_case
 def test_bf16_gradients_point_where_fp32_ones_do(case: str) -> None:
+    need_bf16(case)
     gradients = []
     for enabled in (True, False):
         module, inputs = built(case)

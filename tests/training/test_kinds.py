@@ -35,6 +35,7 @@ from assay.records import IMAGE, SERIES, TABLE, TEXT, Splits
 from assay.training.batches import Batches, input_statistics
 from assay.training.fit import fit
 from assay.training.specify import specify
+from tests.bf16 import need_bf16
 from tests.data.kinds import series_dataset, table_dataset, text_dataset
 from tests.training.tiny import BF16, FP32, tiny_dataset
 
@@ -97,6 +98,7 @@ def test_it_learns_and_answers_from_disk_as_it_did_on_val(tmp_path: Path, model:
 
 @pytest.mark.parametrize(("model", "kind"), PAIRS)
 def test_bf16_trains_like_fp32(tmp_path: Path, model: str, kind: str) -> None:
+    need_bf16(model)
     dataset, splits = make(kind, tmp_path)
     train = TrainParams(num_epochs=4, batch_size=16, early_stopping=None, dropout_prob=0.0)
     losses = [

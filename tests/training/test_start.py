@@ -35,6 +35,7 @@ from assay.training.layers import LayerRates
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer
 from assay.training.specify import specify
+from tests.bf16 import need_bf16
 from tests.data.kinds import text_dataset
 from tests.models.test_huggingface import write_encoder
 from tests.training.test_kinds import MODELS, make
@@ -137,6 +138,8 @@ def test_an_encoder_is_trained_on_resumes_exactly_and_comes_back_from_disk(tmp_p
 def test_frozen_layers_keep_their_weights_and_the_others_do_not(
     tmp_path: Path, model: str, kind: str, device: object
 ) -> None:
+    if device is BF16:
+        need_bf16(model)
     dataset, splits = make(kind, tmp_path)
     train = TrainParams(num_epochs=2, batch_size=16, early_stopping=None, freeze_layers=1)
     fit(dataset, splits, MODELS[model], train, device, tmp_path / "run")  # type: ignore[arg-type]
