@@ -226,7 +226,7 @@ def winners(design: Design, verdicts: Iterable[Verdict]) -> dict[str, str]:
 
 
 def passed_over(design: Design, verdicts: Iterable[Verdict], won: Mapping[str, str]) -> list[str]:
-    """Return the names of what helps and is not among what won, because one that helps more changes the same.
+    """Return the names of what helps and is not among what won: what won in its place helps more.
 
     Args:
         design: The design.

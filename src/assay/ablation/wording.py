@@ -51,9 +51,9 @@ def not_taken_over(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     if len(names) == 1:
-        return [f"{names[0]} helps, too, and is not among the winners: what helps more changes the same."]
+        return [f"{names[0]} helps, too, and is not among the winners: what won in its place helps more."]
     named = list(names[:_MAX_NAMED]) + ([f"{len(names) - _MAX_NAMED:,} more"] if len(names) > _MAX_NAMED else [])
-    return [f"{_join(named)} help, too, and are not among the winners: what helps more changes the same."]
+    return [f"{_join(named)} help, too, and are not among the winners: what won in their place helps more."]
 
 
 def metric_label(metric: str) -> str:
@@ -187,7 +187,7 @@ def _time(plan: AblationPlan) -> str:
         return "unknown until a trial was timed"
     paths = {path for variant in plan.variants for path in variant.changes}
     differs = any(f"{path}.".startswith(f"{slower}.") for path in paths for slower in _SLOWER)
-    note = ", if their epochs take as long as those that were timed" if differs and plan.seconds else ""
+    note = ", if all epochs take as long as those that were timed" if differs and plan.seconds else ""
     return f"about {duration(plan.seconds)}{note}"
 
 
