@@ -286,7 +286,7 @@ class Engine:
         over = sum(trial.state in ("finished", "diverged", "failed") for trial in self.trials.values())
         stopped = sum(fate == STOPPED for fate, _ in self.fates.values())
         text = f"{over} of {len(self.setup.keys)} trials done"
-        text += f", {stopped} variants stopped early" if stopped else ""
+        text += f", {stopped} variant{'s' if stopped > 1 else ''} stopped early" if stopped else ""
         announce("ablate", text, done=min(done, self.setup.num_epochs), total=self.setup.num_epochs)
 
 
