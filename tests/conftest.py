@@ -11,6 +11,8 @@ from assay.garbage import collect_rarely  # noqa: E402
 collect_rarely()
 
 import os  # noqa: E402 - the hook must be there before anything imports what it checks
+import signal  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -28,3 +30,13 @@ def digits_data(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """A project with the digits in it and empty databases, for all processes; nothing is to be changed in it."""
     base = tmp_path_factory.getbasetemp()
     return digits_project(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+@pytest.fixture
+def sigint_not_ignored() -> Iterator[None]:
+    """Python's own handler in the test and in processes that it starts, though a shell's background jobs ignore it."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
