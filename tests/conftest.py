@@ -11,6 +11,7 @@ from assay.garbage import collect_rarely  # noqa: E402
 collect_rarely()
 
 import os  # noqa: E402 - the hook must be there before anything imports what it checks
+import signal  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -65,3 +66,13 @@ def server_uri(shared_folder: Path) -> Iterator[str]:
     """Address of an MLflow server, the same for all processes."""
     with shared_mlflow_server(shared_folder / "mlflow-server") as uri:
         yield uri
+
+
+@pytest.fixture
+def sigint_not_ignored() -> Iterator[None]:
+    """Python's own handler in the test and in processes that it starts, though a shell's background jobs ignore it."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
