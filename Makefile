@@ -41,7 +41,7 @@ contracts: env
 	$(BIN)/lint-imports --config pyproject.toml
 
 tests: env
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The stamp is older than the constraints, or the interpreter is gone: make the environment again.
 env:

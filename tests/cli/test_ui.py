@@ -33,6 +33,7 @@ def status_of(port: int, host: str) -> int | None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("sigint_not_ignored")
 def test_it_serves_its_own_host_name_until_it_is_interrupted(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").touch()
     port = free_port()

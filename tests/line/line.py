@@ -29,15 +29,16 @@ SMALL = (
     "gate.in_run=false",
 )
 _LOOK_SECONDS = 0.25
+_LOOK_FOR_END_SECONDS = 1.0
 """Each look is several requests, which take time from what is looked at."""
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _Found = TypeVar("_Found")
 
 
-def wait_for(look: Callable[[], _Found]) -> _Found:
+def wait_for(look: Callable[[], _Found], every_seconds: float = _LOOK_SECONDS) -> _Found:
     """Look until there is something; the test's own timeout bounds it."""
     while not (found := look()):
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(every_seconds)
     return found
 
 
@@ -131,7 +132,10 @@ class Line:
 
     def wait_for_end(self, flow_run_id: str) -> str:
         """Wait until a run has ended for good; return the name of its state."""
-        end = wait_for(lambda: next((r for r in [self.run(flow_run_id)] if r["state"]["type"] in _ENDED), None))
+        end = wait_for(
+            lambda: next((r for r in [self.run(flow_run_id)] if r["state"]["type"] in _ENDED), None),
+            _LOOK_FOR_END_SECONDS,
+        )
         if end["state"]["type"] == "CRASHED":  # the keeper decides about it
             wait_for(lambda: self.run(flow_run_id)["state"]["name"] != "Crashed" or self._is_given_up(flow_run_id))
             if not self._is_given_up(flow_run_id):

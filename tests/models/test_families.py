@@ -1,8 +1,6 @@
 """What holds for every family on every kind of data that it takes."""
 
 import dataclasses
-import io
-import logging
 import warnings
 
 import pytest
@@ -166,24 +164,3 @@ def test_the_model_exports_with_a_batch_of_any_size(case: str) -> None:
         program = torch.export.export(module, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     for some in (inputs, inputs[:3], inputs[3:]):
         torch.testing.assert_close(program.module()(some), module(some))
-
-
-@every_case
-@pytest.mark.slow
-def test_onnx_runtime_gives_the_same_logits(case: str) -> None:
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
-    module, inputs = built(case)
-    module.eval()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batch = ({0: torch.export.Dim("batch", min=1)},)
-        program = torch.onnx.export(module, (inputs,), dynamo=True, dynamic_shapes=batch, verbose=False)
-    content = io.BytesIO()
-    program.save(content)
-    session = runtime.InferenceSession(content.getvalue(), providers=["CPUExecutionProvider"])
-    (name,) = [value.name for value in session.get_inputs()]
-    for some in (inputs, inputs[:3], inputs[3:]):
-        (logits,) = session.run(None, {name: some.numpy()})
-        torch.testing.assert_close(torch.from_numpy(logits), module(some), rtol=1e-4, atol=1e-4)

@@ -1,3 +1,3 @@
-from tests.tracking.conftest import project, server_uri, sqlite_tracker, template_home, tracker
+from tests.tracking.conftest import project, sqlite_tracker, template_home, tracker
 
-__all__ = ["project", "server_uri", "sqlite_tracker", "template_home", "tracker"]
+__all__ = ["project", "sqlite_tracker", "template_home", "tracker"]

@@ -1,17 +1,10 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from assay.project import Project
 from assay.tracking.runs import Tracker
-from tests.tracking.parts import make_project, mlflow_server
-
-
-@pytest.fixture(scope="session")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
-        yield uri
+from tests.tracking.parts import make_project
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Real parts that the tests of tracking and registry share: a project, its records, an MLflow server."""
 
 import dataclasses
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,13 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from assay.params import Params
-from assay.project import Project
+from assay.project import Project, only_one
 from assay.records import (
     ClassMetrics,
     DataRef,
@@ -147,6 +148,23 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+
+
+@contextmanager
+def shared_mlflow_server(folder: Path) -> Iterator[str]:
+    """One such server for all processes that run tests: the first one starts it, and ends it when no other needs it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    address = folder / "address"
+    with (folder / "users.lock").open("w") as users, ExitStack() as own:
+        with only_one(folder / "start.lock", on_wait=lambda: None):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            is_first = not address.exists()
+            if is_first:
+                address.write_text(own.enter_context(mlflow_server(folder)))
+        yield address.read_text()
+        if is_first:
+            fcntl.flock(users, fcntl.LOCK_EX)  # until all others have ended
+            address.unlink()
 
 
 def _wait_until_healthy(uri: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

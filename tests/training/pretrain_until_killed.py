@@ -1,6 +1,5 @@
-"""Pretrain and train on tiny texts, slowly enough to be killed; run as a module with a folder."""
+"""Pretrain and train on tiny texts, slowly enough to be killed."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ MODEL = TransformerParams(
 )
 TRAIN = TrainParams(num_epochs=2, batch_size=16, early_stopping=None, dropout_prob=0.2)
 KILLED_TRAIN = TRAIN.model_copy(
-    update={"start": MaskedLanguageStart(num_epochs=60, batch_size=16), "checkpoint_every_seconds": 0.0}
+    update={"start": MaskedLanguageStart(num_epochs=20, batch_size=16), "checkpoint_every_seconds": 0.0}
 )
 
 
@@ -28,6 +27,6 @@ def text_run(folder: Path, num_examples: int = 120) -> tuple[Dataset, Splits]:
     return dataset, make_splits(dataset, SplitParams(val_fraction=0.15, test_fraction=0.15), folder / "splits")
 
 
-if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    fit(*text_run(where), MODEL, KILLED_TRAIN, FP32, where / "run")
+def main(folder: Path) -> None:
+    """Pretrain and train in a folder."""
+    fit(*text_run(folder), MODEL, KILLED_TRAIN, FP32, folder / "run")

@@ -8,9 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from assay.training.fit import fit
 from assay.training.interruption import deferred
+from tests.training.tiny import FP32, MODEL, tiny_dataset
+from tests.training.train_until_asked import ASKED_TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.usefixtures("sigint_not_ignored")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of a training that nobody asks to end."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    fit(*tiny_dataset(folder), MODEL, ASKED_TRAIN, FP32, folder / "run")
+    return (folder / "run/model/weights.safetensors").read_bytes()
 
 
 def test_a_signal_waits_for_the_end_of_the_block() -> None:
@@ -63,24 +76,22 @@ def test_another_thread_holds_nothing_back() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_training_that_is_asked_to_end_goes_on_where_it_was(tmp_path: Path, number: signal.Signals) -> None:
-    def train(folder: Path, ask: bool) -> int:
-        folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "tests.training.train_until_asked", str(folder)]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if ask and line == "epoch 2\n":
-                    process.send_signal(number)
-        return process.returncode
-
-    code = train(tmp_path / "asked", ask=True)
+def test_a_training_that_is_asked_to_end_goes_on_where_it_was(
+    tmp_path: Path, unbroken: bytes, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "tests.training.train_until_asked", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for line in process.stdout:
+            if line == "epoch 2\n":
+                process.send_signal(number)
+                process.stdin.close()
+    code = process.returncode
     assert code == -number or (number == signal.SIGINT and code == 1)
-    assert (tmp_path / "asked/run/checkpoint.safetensors").exists()
-    assert not (tmp_path / "asked/run/result.json").exists()
-    assert train(tmp_path / "asked", ask=False) == 0
-    assert train(tmp_path / "unbroken", ask=False) == 0
-    weights = [(tmp_path / name / "run/model/weights.safetensors").read_bytes() for name in ("asked", "unbroken")]
-    assert weights[0] == weights[1]
+    assert (tmp_path / "run/checkpoint.safetensors").exists()
+    assert not (tmp_path / "run/result.json").exists()
+    resumed = fit(*tiny_dataset(tmp_path), MODEL, ASKED_TRAIN, FP32, tmp_path / "run")
+    assert 0 < resumed.resumed_from_step < resumed.num_steps
+    assert (tmp_path / "run/model/weights.safetensors").read_bytes() == unbroken

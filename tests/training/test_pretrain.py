@@ -2,11 +2,9 @@
 
 import dataclasses
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +21,9 @@ from assay.records import PretrainingRecord
 from assay.training.fit import fit
 from assay.training.pretrain import CHECKPOINT_FILE, hide_tokens
 from assay.training.specify import specify
-from tests.training.pretrain_until_killed import MODEL, TRAIN, text_run
+from tests.training.pretrain_until_killed import KILLED_TRAIN, MODEL, TRAIN, text_run
+from tests.training.pretrain_until_killed import main as pretrain_until_killed
 from tests.training.tiny import BF16, FP32
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def pretrained(epochs: int = 2, **values: object) -> TrainParams:
@@ -125,23 +122,21 @@ def test_cut_short_between_epochs_it_ends_in_the_same_bytes(tmp_path: Path, devi
 
 
 @pytest.mark.slow
-def test_killed_while_pretraining_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    from tests.training.pretrain_until_killed import KILLED_TRAIN
-
+def test_killed_while_pretraining_it_ends_in_the_same_bytes(tmp_path: Path, killable: ForkServerContext) -> None:
     dataset, splits = text_run(tmp_path / "whole")
     unbroken = fit(dataset, splits, MODEL, KILLED_TRAIN, FP32, tmp_path / "whole" / "run")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
-    command = [sys.executable, "-m", "tests.training.pretrain_until_killed", str(tmp_path / "broken")]
     checkpoint = tmp_path / "broken" / "run" / CHECKPOINT_FILE
     kills, seen = 0, 0.0
     while kills < 3:
-        process = subprocess.Popen(command, env=environment, cwd=ROOT)
-        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime <= seen):
+        process = killable.Process(target=pretrain_until_killed, args=(tmp_path / "broken",))
+        process.start()
+        while process.is_alive() and (not checkpoint.exists() or checkpoint.stat().st_mtime <= seen):
             time.sleep(0.002)
-        if process.poll() is not None:
+        if not process.is_alive():
             break
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert not (tmp_path / "broken" / "run" / "checkpoint.safetensors").exists()
         kills, seen = kills + 1, checkpoint.stat().st_mtime
     assert kills >= 2, "pretraining was over before it could be killed"

@@ -1,11 +1,9 @@
 """SIGKILL at random moments; the run goes on and ends in the same bytes."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -17,19 +15,12 @@ from assay.records import StepRecords
 from assay.training.fit import fit
 from tests.training.tiny import BF16, FP32, MODEL, TRAIN, tiny_dataset
 from tests.training.train_until_killed import KILLED_TRAIN
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def start(folder: Path, precision: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
-    command = [sys.executable, "-m", "tests.training.train_until_killed", str(folder), precision]
-    return subprocess.Popen(command, env=environment, cwd=ROOT)
+from tests.training.train_until_killed import main as train_until_killed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_killed_runs_end_in_the_same_bytes(tmp_path: Path, precision: str) -> None:
+def test_killed_runs_end_in_the_same_bytes(tmp_path: Path, killable: ForkServerContext, precision: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     dataset, splits = tiny_dataset(whole)
     device = BF16 if precision == "bf16" else FP32
@@ -37,15 +28,17 @@ def test_killed_runs_end_in_the_same_bytes(tmp_path: Path, precision: str) -> No
 
     chance, kills, told = random.Random(precision), 0, broken / "told"
     while kills < 4:
-        process = start(broken, precision)
         before = told.read_text() if told.exists() else ""
-        while process.poll() is None and (not told.exists() or told.read_text() == before):
+        process = killable.Process(target=train_until_killed, args=(broken, precision))
+        process.start()
+        while process.is_alive() and (not told.exists() or told.read_text() == before):
             time.sleep(0.002)  # it trains: steps were told since this process began
         time.sleep(chance.uniform(0, 0.15))
-        if process.poll() is not None:
+        if not process.is_alive():
             break
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         kills += 1
     assert kills >= 2, "the run was over before it could be killed"
 

@@ -1,6 +1,5 @@
-"""Trains in a process of its own, so that a test can kill it. Arguments: folder, precision."""
+"""Trains in a process of its own, so that a test can kill it."""
 
-import sys
 from pathlib import Path
 
 from assay import devices
@@ -27,7 +26,3 @@ def main(folder: Path, precision: str) -> None:
         dataset, splits, MODEL, KILLED_TRAIN, device, folder / "run",
         on_steps=lambda steps: told.write_text(f"{told.read_text() if told.exists() else ''}{steps.step[-1]}\n"),
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])

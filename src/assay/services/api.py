@@ -14,6 +14,30 @@ _NUM_RETRIES = 8
 _RETRY_SECONDS = 0.5
 
 
+def http_client(url: str, **settings: Any) -> httpx.Client:
+    """Return a client for a server of the line; certificates are read, which takes longer than an answer, for https.
+
+    Args:
+        url: Where the server is.
+        settings: More of ``httpx.Client``.
+    """
+    return httpx.Client(verify=url.startswith("https:"), trust_env=False, **settings)
+
+
+def answers(url: str, timeout_seconds: float) -> bool:
+    """Say whether a page is there.
+
+    Args:
+        url: Its whole address.
+        timeout_seconds: How long it may take.
+    """
+    try:
+        with http_client(url, timeout=timeout_seconds) as client:
+            return client.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 class PrefectApi:
     """Reads a Prefect server; a context manager.
 
@@ -27,7 +51,7 @@ class PrefectApi:
         headers = {"Prefect-Csrf-Client": str(uuid.uuid4())}
         if auth:
             headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
-        self._client = httpx.Client(base_url=f"{url}/api", headers=headers, timeout=timeout_seconds, trust_env=False)
+        self._client = http_client(url, base_url=f"{url}/api", headers=headers, timeout=timeout_seconds)
         self._has_token = False
 
     def __enter__(self) -> Self:

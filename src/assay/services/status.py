@@ -13,7 +13,7 @@ import psutil
 
 from assay.project import Project
 from assay.records import Record
-from assay.services.api import PrefectApi
+from assay.services.api import PrefectApi, answers
 from assay.services.paths import ServicePaths
 from assay.services.settings import Settings, credentials, read_settings, running
 from assay.services.slots import POOLS
@@ -21,6 +21,7 @@ from assay.services.supervisor import Supervisor
 
 _PACKAGES = ("assay", "prefect", "mlflow", "torch", "dvc", "scikit-learn")
 _LAST_RUNS = 5
+_ANSWER_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,8 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _is_healthy(name: str, url: str) -> bool:
-    try:
-        path = "/api/health" if name == "prefect" else "/health"
-        return httpx.get(f"{url}{path}", timeout=2.0, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
+    path = "/api/health" if name == "prefect" else "/health"
+    return answers(f"{url}{path}", _ANSWER_SECONDS)
 
 
 def _memory_mb(pid: int | None) -> float:

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import httpx
 import psutil
 
 from assay.errors import ServiceError
 from assay.files import replace_file
 from assay.params import Params
 from assay.project import Project, only_one
-from assay.services.api import PrefectApi
+from assay.services.api import PrefectApi, answers
 from assay.services.child import GRACE_SECONDS
 from assay.services.paths import ServicePaths
 from assay.services.programs import Program, read_programs
@@ -27,6 +26,7 @@ from assay.services.supervisor import Supervisor
 from assay.tracking.store import find_store, open_client
 
 _READY_SECONDS = 180.0
+_ANSWER_SECONDS = 5.0
 _SERVER_STOP_SECONDS = 15
 _WORKER_STOP_SECONDS = int(GRACE_SECONDS) + 20
 
@@ -236,16 +236,9 @@ def _settings(project: Project, params: Params, servers: tuple[Server, ...], slo
 def _wait_for_servers(servers: tuple[Server, ...], supervisor: Supervisor, paths: ServicePaths) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     for server in servers:
-        while not _answers(server):
+        while not answers(server.health_url, _ANSWER_SECONDS):
             _require_alive(server.name, supervisor, paths, deadline)
             time.sleep(0.1)
-
-
-def _answers(server: Server) -> bool:
-    try:
-        return httpx.get(server.health_url, timeout=5.0, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _wait_for_workers(settings: Settings, supervisor: Supervisor, paths: ServicePaths) -> None:

@@ -22,10 +22,12 @@ import httpx
 from prefect import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from assay.project import Project, find_project
+from assay.services.api import answers
 from assay.services.child import GRACE_SECONDS, end_with_parent
 from assay.services.locks import holder
 from assay.services.paths import ServicePaths
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 2.0
 _WAIT_SECONDS = 0.2
+_ANSWER_SECONDS = 5.0
 
 
 class DeviceWorkerResult(BaseWorkerResult):
@@ -199,6 +202,9 @@ async def _serve(worker: DeviceWorker) -> None:
     """Start the worker once the server and its pool are there."""
     pool = worker.slot.rpartition("-")[0]
     while True:
+        health = f"{PREFECT_API_URL.value()}/health"
+        while not await asyncio.to_thread(answers, health, _ANSWER_SECONDS):  # much cheaper than Prefect's client
+            await asyncio.sleep(_WAIT_SECONDS)
         try:
             async with get_client() as client:
                 await client.read_work_pool(pool)

@@ -1,7 +1,9 @@
 """Optimizers with fused updates, and which parameters count as weights."""
 
+from inspect import unwrap
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
@@ -14,6 +16,33 @@ def weights_of(module: nn.Module) -> list[nn.Parameter]:
     Biases and the gains and shifts of normalisation layers have one axis and are left alone.
     """
     return [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.ndim >= 2]
+
+
+class _Eager(Optimizer):
+    """An optimizer without torch's wrappers for its compiler.
+
+    The wrappers keep `torch.compile`, which nothing here uses, off these methods; for that they import it at the first
+    call: a thousand modules and as much time as torch itself takes to import.
+    """
+
+    add_param_group = unwrap(Optimizer.add_param_group)
+    state_dict = unwrap(Optimizer.state_dict)
+
+
+class _EagerSGD(_Eager, SGD):
+    step = torch.no_grad()(unwrap(SGD.step))
+
+
+class _EagerAdam(_Eager, Adam):
+    step = torch.no_grad()(unwrap(Adam.step))
+
+
+class _EagerAdamW(_Eager, AdamW):
+    step = torch.no_grad()(unwrap(AdamW.step))
+
+
+class _EagerRMSprop(_Eager, RMSprop):
+    step = torch.no_grad()(unwrap(RMSprop.step))
 
 
 def build_optimizer(weights: Tensor, rest: Tensor, params: OptimizerParams) -> Optimizer:
@@ -41,13 +70,13 @@ def build_optimizer(weights: Tensor, rest: Tensor, params: OptimizerParams) -> O
         case SgdParams():
             # torch refuses Nesterov without momentum, where it is plain SGD.
             nesterov = params.nesterov and params.momentum > 0
-            return SGD(groups, lr=rate, momentum=params.momentum, nesterov=nesterov, fused=True)
+            return _EagerSGD(groups, lr=rate, momentum=params.momentum, nesterov=nesterov, fused=True)
         case AdamParams():
-            return Adam(groups, lr=rate, betas=(params.beta1, params.beta2), fused=True)
+            return _EagerAdam(groups, lr=rate, betas=(params.beta1, params.beta2), fused=True)
         case AdamWParams():
-            return AdamW(groups, lr=rate, betas=(params.beta1, params.beta2), fused=True)
+            return _EagerAdamW(groups, lr=rate, betas=(params.beta1, params.beta2), fused=True)
         case RmspropParams():
-            return RMSprop(groups, lr=rate, alpha=params.smoothing, momentum=params.momentum, foreach=False)
+            return _EagerRMSprop(groups, lr=rate, alpha=params.smoothing, momentum=params.momentum, foreach=False)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
