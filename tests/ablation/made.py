@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from assay.ablation.design import shown
+from assay.ablation.values import shown
 from assay.records import (
     BASELINE,
     AblationPlan,

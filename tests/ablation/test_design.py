@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from assay.ablation.analysis import passed_over, winners
-from assay.ablation.design import make_design, shown
+from assay.ablation.design import make_design, set_apart
+from assay.ablation.values import shown
 from assay.ablation.wording import not_taken_over
 from assay.errors import ParamsError
 from assay.params import Params, RunParams, flatten
@@ -44,6 +45,23 @@ def test_one_at_a_time_changes_one_factor_and_keeps_the_rest() -> None:
 def test_trials_do_not_depend_on_what_else_is_compared() -> None:
     one, two = (make_design(params_with(factors=factors)) for factors in ({"train.l2": (1e-4,)}, TWO))
     assert one.params_of(one.variants[1], 3) == two.params_of(two.variants[3], 3)
+
+
+def test_what_sets_trials_apart_from_the_project_is_named() -> None:
+    project = RunParams()
+    early = project.train.early_stopping
+    assert early is not None
+    baseline = {"train.num_epochs": 3, "train.early_stopping": None, "train.dropout_prob": 0.4}
+    params = params_with(factors={**TWO, "train.optimizer.kind": ("sgd",)}, baseline=baseline)
+    found = set_apart(params, project)
+    assert list(found) == ["train.num_epochs", "train.early_stopping"], "what is compared is written down, too"
+    assert found["train.num_epochs"] == ("3", str(project.train.num_epochs))
+    assert found["train.early_stopping"][0] == "null"
+    assert f"patience_epochs={early.patience_epochs}" in found["train.early_stopping"][1]
+    assert set_apart(params_with(factors=TWO), project) == {}
+
+    other = params.model_copy(update={"train": params.train.model_copy(update={"seed": 9, "label_smoothing": 0.2})})
+    assert list(set_apart(other, project)) == ["train.num_epochs", "train.label_smoothing", "train.early_stopping"]
 
 
 def test_leave_one_out_puts_all_on_and_takes_one_away() -> None:

@@ -176,6 +176,8 @@ def test_levels_that_help_are_taken_over_with_their_diff(served: Copy) -> None:
     assert "+  optimizer: {kind: adamw, learning_rate: 0.01, weight_decay: 0.01}" in done.stdout
     after = (served.root / "params.yaml").read_text()
     assert after == before.replace("learning_rate: 0.002", "learning_rate: 0.01")
+    told = " ".join(done.stdout.split())
+    assert "The trials had model.channels=[8, 16] instead of [32, 64], train.num_epochs=3 instead of 15" in told
     link = done.stdout.split("compare", 1)[1].split()[0]
     query = parse_qs(urlsplit(link).fragment.partition("?")[2])
     assert set(json.loads(query["runs"][0])) == set(runs_of(served, "variant"))

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from assay.ablation.analysis import INCOMPLETE, STOPPED, Analysis, passed_over, winners
-from assay.ablation.design import Design, make_design, validated, with_seeds
+from assay.ablation.design import Design, make_design, with_seeds
 from assay.ablation.engine import Engine, Setup, Submit, seconds_per_epoch
 from assay.ablation.power import detectable, seeds_to_detect
 from assay.ablation.report import write_report
 from assay.ablation.request import Request, num_workers
+from assay.ablation.values import validated
 from assay.ablation.wording import not_taken_over
 from assay.data.loading import Dataset, load_dataset
 from assay.data.splits import make_splits, resample_val

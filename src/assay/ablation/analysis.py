@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from assay.ablation.contributions import contributions, orientation
-from assay.ablation.design import Design, Factor, short_names, shown
+from assay.ablation.design import Design, Factor
 from assay.ablation.outcomes import Outcomes, read_outcomes
 from assay.ablation.power import Noise, noise_of
+from assay.ablation.values import overlap, short_names, shown
 from assay.ablation.verdicts import Rules, combine, judge, mean_interval
 from assay.errors import DataError
 from assay.params import AblationParams
@@ -220,7 +221,7 @@ def winners(design: Design, verdicts: Iterable[Verdict]) -> dict[str, str]:
     won: dict[str, str] = {}
     for verdict, levels in _helping(design, verdicts):
         alone = len(levels) == 1 or verdict.kind == "recipe" or not won
-        if alone and not any(_clash(path, other) for path in levels for other in won):
+        if alone and not any(overlap(path, other) for path in levels for other in won):
             won |= levels
     return won
 
@@ -245,12 +246,6 @@ def _helping(design: Design, verdicts: Iterable[Verdict]) -> list[tuple[Verdict,
         (verdict, changes[verdict.name] if verdict.kind in VARIANT_KINDS else _level_of(design.factors, verdict))
         for verdict in helping
     ]
-
-
-def _clash(path: str, other: str) -> bool:
-    """Whether setting one changes what the other is: one is in the other, or a kind to which the other belongs."""
-    one, two = f"{path.removesuffix('.kind')}.", f"{other.removesuffix('.kind')}."
-    return one.startswith(two) or two.startswith(one)
 
 
 def _level_of(factors: Sequence[Factor], verdict: Verdict) -> dict[str, str]:

@@ -5,28 +5,27 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from assay.ablation.presets import preset_factors
+from assay.ablation.values import (
+    FIXED,
+    Values,
+    as_text,
+    differences,
+    overlap,
+    short_names,
+    shown,
+    there,
+    validated,
+    value_at,
+    with_changes,
+)
 from assay.errors import ParamsError
 from assay.params import FILE_STARTS, AblationParams, RunParams
-from assay.params_messages import explain
 from assay.params_yaml import assign
 from assay.records import BASELINE, Contrast, Variant
-
-ABLATED_SECTIONS = ("model", "train", "device")
-"""Sections whose params can be factors: the data and its test split stay the same for all."""
-
-_FIXED = {
-    "train.seed": "seeds are what every variant is repeated with; ablation.num_seeds says how many",
-    "train.checkpoint_every_seconds": "it changes no result",
-    "device.kind": "all trials compute on the same kind of device",
-    "device.num_threads": "all trials compute with the same number of threads",
-}
-Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Design:
     def levels_of(self, variant: Variant) -> dict[str, str]:
         """Return what a variant has at every path that one of them changes, as JSON text; null where there is none."""
         values = self.params_of(variant, self.seeds[0]).model_dump(mode="json")
-        return {path: _text(_value_at(values, path)) for other in self.variants for path in other.changes}
+        return {path: as_text(value_at(values, path)) for other in self.variants for path in other.changes}
 
     def params_of(self, variant: Variant, seed: int) -> RunParams:
         """Return the params of one trial.
@@ -110,7 +109,7 @@ def make_design(params: RunParams) -> Design:
     """
     ablation = params.ablation
     project = _project_values(params)
-    base = _with(project, ablation.baseline, "ablation.baseline")
+    base = with_changes(project, ablation.baseline, "ablation.baseline")
     levels = _levels(ablation, base)
     notes: list[str] = []
     if ablation.mode == "leave-one-out":
@@ -180,6 +179,32 @@ def with_seeds(params: RunParams, num_seeds: int) -> RunParams:
     return params.model_copy(update={"ablation": params.ablation.model_copy(update={"num_seeds": num_seeds})})
 
 
+def set_apart(params: RunParams, project: RunParams) -> dict[str, tuple[str, str]]:
+    """Return in what all trials of an ablation differ from a project's params, apart from what they compare.
+
+    Args:
+        params: Params of the ablation.
+        project: Those that it is about to be taken over into.
+
+    Returns:
+        Params path -> the value in trials and the project's, as people read them.
+
+    Raises:
+        ParamsError: As `make_design`.
+    """
+    design = make_design(params)
+    compared = tuple(path for variant in design.variants for path in variant.changes)
+    trials, own = (
+        {name: getattr(some, name).model_dump(mode="json") for name in ("model", "train")}
+        for some in (design.baseline, project)
+    )
+    return {
+        path: (shown(there), shown(here))
+        for path, (there, here) in differences(trials, own).items()
+        if path not in FIXED and not any(overlap(path, other) for other in compared)
+    }
+
+
 def _project_values(params: RunParams) -> Values:
     """The params without the ablation's own: those decide what is compared, not what a trial is."""
     values = params.model_dump(mode="json")
@@ -205,14 +230,14 @@ def _levels(ablation: AblationParams, base: Values) -> dict[str, tuple[JsonValue
 
 def _factor(path: str, levels: Sequence[JsonValue], base: Values, notes: list[str]) -> Factor:
     """Validate a factor's levels and leave out those that change nothing."""
-    changed = [_with(base, {path: level}, "ablation.factors") for level in levels]
-    path = _there(base, path)
-    values = [_value_at(those, path) for those in changed]
-    baseline = _value_at(validated(base, {}).model_dump(mode="json"), path)
+    changed = [with_changes(base, {path: level}, "ablation.factors") for level in levels]
+    path = there(base, path)
+    values = [value_at(those, path) for those in changed]
+    baseline = value_at(validated(base, {}).model_dump(mode="json"), path)
     kept: list[JsonValue] = []
     for value in values:
         if value == baseline or value in kept:
-            notes.append(f"{path}={_text(value)} is the baseline's level or given twice: left out.")
+            notes.append(f"{path}={as_text(value)} is the baseline's level or given twice: left out.")
             continue
         kept.append(value)
     return Factor(path, baseline, tuple(kept))
@@ -225,16 +250,16 @@ def _left_out(
     for path, given in levels.items():
         if len(given) != 1:
             raise ParamsError(
-                f"ablation.factors.{path}={_text(list(given))}: leave-one-out puts a factor on or takes it away, so it "
-                "takes one level, the one that is on. Give one, or use mode one-at-a-time."
+                f"ablation.factors.{path}={as_text(list(given))}: leave-one-out puts a factor on or takes it away, so "
+                "it takes one level, the one that is on. Give one, or use mode one-at-a-time."
             )
-    on = _with(project, {path: given[0] for path, given in levels.items()}, "ablation.factors")
+    on = with_changes(project, {path: given[0] for path, given in levels.items()}, "ablation.factors")
     factors = []
-    for path in dict.fromkeys(_there(project, path) for path in levels):
-        if _value_at(on, path) == _value_at(project, path):
-            notes.append(f"{path}={_text(_value_at(on, path))} is the project's own level: nothing to take away.")
+    for path in dict.fromkeys(there(project, path) for path in levels):
+        if value_at(on, path) == value_at(project, path):
+            notes.append(f"{path}={as_text(value_at(on, path))} is the project's own level: nothing to take away.")
         else:
-            factors.append(Factor(path, _value_at(on, path), (_value_at(project, path),)))
+            factors.append(Factor(path, value_at(on, path), (value_at(project, path),)))
     return tuple(factors), on
 
 
@@ -246,7 +271,7 @@ def _one_each(factors: Sequence[Factor], mode: str) -> tuple[Variant, ...]:
             name = f"{names[factor.path]}={shown(level)}"
             if mode == "leave-one-out":
                 name = f"without {names[factor.path]}"
-            variants.append(Variant(name, {factor.path: _text(level)}))
+            variants.append(Variant(name, {factor.path: as_text(level)}))
     return tuple(variants)
 
 
@@ -256,7 +281,7 @@ def _crossed(factors: Sequence[Factor]) -> tuple[Variant, ...]:
     for cell in itertools.product(*((factor.baseline, *factor.levels) for factor in factors)):
         changed = [(factor, level) for factor, level in zip(factors, cell, strict=True) if level != factor.baseline]
         name = ", ".join(f"{names[factor.path]}={shown(level)}" for factor, level in changed) or BASELINE
-        variants.append(Variant(name, {factor.path: _text(level) for factor, level in changed}))
+        variants.append(Variant(name, {factor.path: as_text(level) for factor, level in changed}))
     return tuple(variants)
 
 
@@ -274,18 +299,18 @@ def _recipes(ablation: AblationParams, base: Values, notes: list[str]) -> tuple[
             raise ParamsError(f"{where}={{}}: a recipe needs something that it changes. Add a params path and a value.")
         if name == BASELINE:
             raise ParamsError(f"{where}: is what all are compared with. Give the recipe another name.")
-        values = _with(base, changes, where)
-        levels = {path: _value_at(values, path) for path in _widest(base, changes)}
-        if all(level == _value_at(base, path) for path, level in levels.items()):
+        values = with_changes(base, changes, where)
+        levels = {path: value_at(values, path) for path in _widest(base, changes)}
+        if all(level == value_at(base, path) for path, level in levels.items()):
             notes.append(f"Recipe {name} is the baseline: left out.")
         else:
-            kept.append(Variant(name, {path: _text(level) for path, level in levels.items()}))
+            kept.append(Variant(name, {path: as_text(level) for path, level in levels.items()}))
     return tuple(kept)
 
 
 def _widest(base: Values, paths: Iterable[str]) -> tuple[str, ...]:
     """What has to be set to change all of these, in any order: of a ``kind`` all that belongs to it."""
-    whole = {_there(base, path.removesuffix(".kind")) for path in paths}
+    whole = {there(base, path.removesuffix(".kind")) for path in paths}
     return tuple(sorted(path for path in whole if not any(path.startswith(f"{other}.") for other in whole)))
 
 
@@ -330,84 +355,3 @@ def _weights(variants: Sequence[Variant], levels: Sequence[tuple[Factor, JsonVal
             weights[variant.name] = float(sign)
     share = 2 ** len(levels) / len(weights)
     return {name: sign * share for name, sign in weights.items()}
-
-
-def _with(values: Values, changes: Mapping[str, JsonValue], where: str) -> Values:
-    """Apply changes and validate; the result is what the params make of it.
-
-    Raises:
-        ParamsError: A path is unknown or cannot be a factor, or a value is not valid there.
-    """
-    changed: Values = json.loads(json.dumps(values))
-    # A section before what is in it, and a kind before the rest: each of them drops what was there.
-    for path, value in sorted(changes.items(), key=lambda change: change[0].removesuffix(".kind")):
-        _require_free(path, where)
-        assign(changed, path, value)
-    origin = dict.fromkeys(changes, f"in {where}")
-    return validated(changed, origin).model_dump(mode="json")
-
-
-def _require_free(path: str, where: str) -> None:
-    section = path.partition(".")[0]
-    if section not in ABLATED_SECTIONS or "." not in path:
-        raise ParamsError(
-            f"{where}.{path}: is no params path that trials can differ in; one starts with "
-            f"{', '.join(f'{name}.' for name in ABLATED_SECTIONS)} e.g. train.dropout_prob."
-        )
-    for fixed, reason in _FIXED.items():
-        if path == fixed:
-            raise ParamsError(f"{where}.{path}: cannot differ between trials: {reason}. Leave it out.")
-
-
-def validated(values: Values, origin: Mapping[str, str]) -> RunParams:
-    """Return values as params.
-
-    Args:
-        values: All params of a run.
-        origin: Path -> where its value came from, for the message.
-
-    Raises:
-        ParamsError: A value is not valid; one sentence for each.
-    """
-    try:
-        return RunParams.model_validate(values)
-    except ValidationError as error:
-        sentences = [explain(problem, RunParams, Path("params.yaml"), origin) for problem in error.errors()]
-        raise ParamsError("\n".join(sentences)) from error
-
-
-def _there(base: Values, path: str) -> str:
-    """The path itself, or the section above it that is null in the baseline and so has no such key."""
-    here: Any = base
-    names = path.split(".")
-    for number, name in enumerate(names[:-1], 1):
-        here = here.get(name)
-        if not isinstance(here, Mapping):
-            return ".".join(names[:number])
-    return path
-
-
-def _value_at(values: Values, path: str) -> Any:
-    here: Any = values
-    for name in path.split("."):
-        here = here.get(name) if isinstance(here, Mapping) else None
-    return here
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def shown(value: Any) -> str:
-    """Write a level as people read it: ``0.5``, ``[16, 32]``, ``sgd(learning_rate=0.1)``, ``null``."""
-    if isinstance(value, Mapping):
-        rest = ", ".join(f"{key}={shown(item)}" for key, item in value.items() if key != "kind")
-        kind = str(value.get("kind", ""))
-        return f"{kind}({rest})" if rest else kind
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return what each path is called: its last part, or all of it where two would be called the same."""
-    last = [path.rpartition(".")[2] for path in paths]
-    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from assay.ablation.canvas import BAND, CHARACTER, FAINT, INK, NAME_CHARACTERS, SOFT, Page, wrap
 from assay.ablation.curves import gap_figure, learning_figure
-from assay.ablation.design import shown
+from assay.ablation.values import shown
 from assay.ablation.wording import (
     NOTHING,
     by_factor,

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from assay.ablation.design import shown
+from assay.ablation.values import shown
 from assay.headlines import LOWER_IS_BETTER
 from assay.records import AblationPlan, AblationRecord, VariantSummary, Verdict
 

@@ -13,6 +13,7 @@ from rich.syntax import Syntax
 
 from assay.ablation import pool
 from assay.ablation.ablate import open_ablation
+from assay.ablation.design import set_apart
 from assay.ablation.request import Request, look_back, num_workers, request, require_consent
 from assay.cli.ablation_display import show_ablation, show_plan
 from assay.cli.display import drawing
@@ -29,6 +30,7 @@ from assay.tracking.ablations import compare_page
 
 _DASHBOARD = "http://127.0.0.1:5000"
 """Where ``assay ui`` puts MLflow's dashboard."""
+_NAMED_PATHS = 4
 
 
 def ablate(args: argparse.Namespace) -> int:
@@ -63,7 +65,7 @@ def ablate(args: argparse.Namespace) -> int:
     record = replace(found, seconds=round(time.perf_counter() - begun, 3))
     show_ablation(console, record, _next_commands(project, record, is_applied=args.apply))
     if args.apply:
-        _apply(console, file, record)
+        _apply(console, file, record, params)
     if args.json:
         sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
     return 0
@@ -124,8 +126,8 @@ def _next_commands(project: Project, record: AblationRecord, *, is_applied: bool
     return commands | {"compare": compare_page(base, record.experiment_id, runs)}
 
 
-def _apply(console: Console, file: Path, record: AblationRecord) -> None:
-    """Write the levels that won into the params file, after showing what changes."""
+def _apply(console: Console, file: Path, record: AblationRecord, params: Params) -> None:
+    """Write the levels that won into the params file, after showing what changes and where it was found."""
     if not record.winners:
         console.print("\nNo level helps, so params.yaml stays as it is.", highlight=False)
         return
@@ -137,3 +139,14 @@ def _apply(console: Console, file: Path, record: AblationRecord) -> None:
     console.print(Syntax(diff, "diff", background_color="default") if console.is_terminal else diff)
     replace_file(file, text.encode())
     console.print(f"Written to {file}.", highlight=False)
+    apart = set_apart(params.of_run(), load_params(file).of_run())
+    if apart:
+        first = ", ".join(
+            f"{path}={there} instead of {here}" for path, (there, here) in list(apart.items())[:_NAMED_PATHS]
+        )
+        rest = f" and {len(apart) - _NAMED_PATHS} more" if len(apart) > _NAMED_PATHS else ""
+        console.print(
+            f"The trials had {first}{rest}. Whether the levels help with the file's own values, "
+            "only an ablation with these can say.",
+            highlight=False,
+        )

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from assay.ablation.design import shown
+from assay.ablation.values import shown
 from assay.ablation.wording import (
     NOTHING,
     duration,
