@@ -22,7 +22,7 @@ class _Eager(Optimizer):
     """An optimizer without torch's wrappers for its compiler.
 
     The wrappers keep `torch.compile`, which nothing here uses, off these methods; for that they import it at the first
-    call: a thousand modules and as much time as torch itself takes to import.
+    call: 800 modules, which is two fifths of the CPU time of a training of seconds.
     """
 
     add_param_group = unwrap(Optimizer.add_param_group)
