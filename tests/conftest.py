@@ -32,7 +32,6 @@ LONGEST_FIRST = (
     "flows/test_ray.py",
     "flows/test_bad_requests.py",
     "registry/test_export.py",
-    "models/test_families.py",
 )
 """Files that take longest: begun first, so that at the end no process is left alone with one of them."""
 

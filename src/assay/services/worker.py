@@ -201,8 +201,8 @@ async def work(slot: str) -> None:
 async def _serve(worker: DeviceWorker) -> None:
     """Start the worker once the server and its pool are there."""
     pool = worker.slot.rpartition("-")[0]
+    health = f"{PREFECT_API_URL.value()}/health"
     while True:
-        health = f"{PREFECT_API_URL.value()}/health"
         while not await asyncio.to_thread(answers, health, _ANSWER_SECONDS):  # much cheaper than Prefect's client
             await asyncio.sleep(_WAIT_SECONDS)
         try:
