@@ -1,10 +1,22 @@
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from assay.models import pooling_native
 from assay.models.pooling import pool_relu
+from assay.models.pooling_native import kernels_for, make_kernels
 
-SHAPES = [(3, 8, 6, 6), (2, 5, 7, 9), (1, 1, 2, 2), (4, 32, 2, 5)]
+SHAPES = [(3, 8, 6, 6), (2, 5, 7, 9), (1, 1, 2, 2), (4, 32, 2, 5), (2, 48, 7, 4), (3, 16, 9, 8)]
+
+
+@pytest.fixture(params=["operations", "native"], autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which form pools: one as after much work in a process, or one as at its beginning."""
+    enough = 1 << 60 if request.param == "native" else 0
+    monkeypatch.setattr(pooling_native, "_pooled", pooling_native._Pooled(enough))
+    return request.param
 
 
 def run(function, features: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,8 +45,8 @@ def test_equals_torch_bit_for_bit_ties_and_all(shape, dtype, memory_format) -> N
 def test_extremes_equal_torch() -> None:
     largest = torch.finfo(torch.bfloat16).max
     values = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), largest, -largest, 1e-40, -1e-40, 1.0])
-    features = torch.cartesian_prod(values, values, values, values).bfloat16().view(-1, 1, 2, 2)
-    gradient = torch.ones(len(features), 1, 1, 1).bfloat16()
+    features = torch.cartesian_prod(values, values, values, values).bfloat16().view(-1, 1, 2, 2).repeat(1, 16, 1, 1)
+    gradient = torch.ones(len(features), 16, 1, 1).bfloat16()
     ours = run(pool_relu, features, gradient)
     theirs = run(lambda x: F.relu(F.max_pool2d(x, 2)), features, gradient)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
@@ -49,14 +61,52 @@ def test_without_gradients_the_numbers_are_the_same(shape) -> None:
         assert torch.equal(pool_relu(features.requires_grad_()), expected)
 
 
-def test_the_integer_form_is_what_training_uses() -> None:
-    features = torch.randn(2, 3, 4, 4).bfloat16().requires_grad_()
-    assert "_PoolRelu" in type(pool_relu(features).grad_fn).__name__
+def test_the_integer_form_is_what_training_uses(form: str) -> None:
+    features = torch.randn(2, 32, 4, 4).bfloat16().requires_grad_()
+    expected = "_NativePoolRelu" if form == "native" else "_PoolRelu"
+    assert type(pool_relu(features).grad_fn).__name__.startswith(expected)
     assert "ReluBackward" in type(pool_relu(features.float()).grad_fn).__name__
 
 
+def test_machine_code_is_for_much_work_few_threads_and_whole_lanes(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.zeros(2, 32, 4, 4).bfloat16()
+    assert (kernels_for(features) is not None) == (form == "native")
+    assert kernels_for(features[:, :24]) is None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert kernels_for(features) is None
+
+
+def test_it_begins_once_enough_was_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooling_native, "_pooled", pooling_native._Pooled())
+    monkeypatch.setattr(pooling_native, "_ENOUGH", 2 * 16 * 4 * 4 * 3)
+    features = torch.zeros(2, 16, 4, 4).bfloat16()
+    assert [kernels_for(features) is not None for _ in range(4)] == [False, False, True, True]
+
+
+def test_without_llvm_it_pools_by_operations_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    monkeypatch.setattr(pooling_native, "_pooled", pooling_native._Pooled(1 << 60))
+    make_kernels.cache_clear()
+    try:
+        features = torch.randn(2, 16, 4, 4).bfloat16().requires_grad_()
+        for _ in range(2):
+            assert type(pool_relu(features).grad_fn).__name__.startswith("_PoolRelu")
+        assert [record.message for record in caplog.records if "No machine code for pooling" in record.message] != []
+        assert len(caplog.records) == 1, "said once"
+    finally:
+        make_kernels.cache_clear()
+
+
+def test_a_gradient_may_lie_in_memory_as_it_likes() -> None:
+    features = torch.randn(2, 16, 6, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    everywhere = torch.ones(1, dtype=torch.bfloat16).expand(2, 16, 3, 2)  # one number, strides of 0
+    assert torch.equal(run(pool_relu, features, everywhere)[1], run(pool_relu, features, everywhere.clone())[1])
+
+
 def test_infinity_in_training_still_reaches_the_gradients() -> None:
-    weight = torch.randn(4, 2, 3, 3).bfloat16().requires_grad_()
+    weight = torch.randn(16, 2, 3, 3).bfloat16().requires_grad_()
     images = torch.randn(1, 2, 6, 6).bfloat16()
     images[0, :, 2, 2] = float("inf")
     pool_relu(F.conv2d(images, weight, padding=1)).sum().backward()

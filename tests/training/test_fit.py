@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 
 from assay.data.splits import load_split
 from assay.errors import NonFiniteError
+from assay.models import pooling_native
 from assay.models.build import build_model
 from assay.models.files import load_model
 from assay.params import (
     AdamParams,
     AdamWParams,
+    CnnParams,
     ConstantSchedule,
     CropFlipAugmentation,
     DeviceParams,
@@ -45,6 +47,24 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, 
         fit(dataset, splits, MODEL, change(train, seed=seed), device, tmp_path / name)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_machine_code_that_begins_within_training_changes_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, splits = tiny_dataset(tmp_path)
+    model = CnnParams(channels=(16, 32), hidden_units=16)
+    pooled_in_a_step = TRAIN.batch_size * (10 * 9 * 16 + 5 * 4 * 32)
+    made = []
+    compile_kernels = pooling_native._compile
+    monkeypatch.setattr(pooling_native, "_compile", lambda: made.append(True) or compile_kernels())
+    for name, enough in (("without", 1 << 60), ("from the third step on", 3 * pooled_in_a_step)):
+        monkeypatch.setattr(pooling_native, "_pooled", pooling_native._Pooled())
+        monkeypatch.setattr(pooling_native, "_ENOUGH", enough)
+        pooling_native.make_kernels.cache_clear()
+        fit(dataset, splits, model, TRAIN, BF16, tmp_path / name)
+        assert bool(made) == (name != "without")
+    assert weights(tmp_path / "without") == weights(tmp_path / "from the third step on")
 
 
 def test_torch_is_left_as_it_was(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from assay.models.pooling_native import PoolKernels, kernels_for
+
 _INTEGER_OF = {torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
@@ -16,7 +18,8 @@ def pool_relu(
     """Return ``relu(max_pool2d(features, 2))``; an odd last row or column is left out.
 
     On a CPU in 16 bits it runs as integer operations, which vectorise several times better there than torch's max-pool
-    and its backward pass. Everywhere else, and for export, which is in float32, it is torch's own.
+    and its backward pass, or as one loop where `assay.models.pooling_native` has one: the same bits. Everywhere else,
+    and for export, which is in float32, it is torch's own.
 
     Args:
         features: Activations, fastest in channels-last layout.
@@ -26,9 +29,16 @@ def pool_relu(
     """
     if features.device.type != "cpu" or features.dtype not in _INTEGER_OF:
         return F.relu(F.max_pool2d(features, kernel_size=2))
+    kernels = kernels_for(features)
     if torch.is_grad_enabled() and features.requires_grad:
-        pooled: Tensor = _PoolRelu.apply(features)  # type: ignore[no-untyped-call]
+        pooled: Tensor = (
+            _PoolRelu.apply(features)  # type: ignore[no-untyped-call]
+            if kernels is None
+            else _NativePoolRelu.apply(features, kernels)  # type: ignore[no-untyped-call]
+        )
         return pooled
+    if kernels is not None:
+        return _native_pool(_bits(features), kernels)[0].view(features.dtype).permute(0, 3, 1, 2)
     larger = torch.maximum(*_columns(_bits(features)))
     largest = torch.maximum(larger[:, 0::2], larger[:, 1::2]).clamp_min_(0)
     return largest.view(features.dtype).permute(0, 3, 1, 2)
@@ -61,12 +71,46 @@ class _PoolRelu(torch.autograd.Function):
         passed = torch.gt(pooled, 0, out=torch.empty_like(pooled)).mul_(_bits(gradient))
         rows = torch.empty_like(right_won)
         _distribute(passed, lower_won, rows[:, 0::2], rows[:, 1::2])
-        _, height, width, _ = ctx.shape
-        is_even = height % 2 == 0 and width % 2 == 0
-        spread = (pooled.new_empty if is_even else pooled.new_zeros)(ctx.shape)
+        spread = _room_for_gradient(pooled, ctx.shape)
         _distribute(rows, right_won, *_columns(spread))
         result: Tensor = spread.view(gradient.dtype).permute(0, 3, 1, 2)
         return result
+
+
+class _NativePoolRelu(torch.autograd.Function):
+    """The same as one loop each way."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, kernels: PoolKernels) -> Tensor:
+        bits = _bits(features)
+        pooled, places = _native_pool(bits, kernels)
+        ctx.save_for_backward(places)
+        ctx.shape, ctx.kernels = bits.shape, kernels
+        return pooled.view(features.dtype).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        (gradient,) = gradients
+        bits = _bits(gradient)
+        spread = _room_for_gradient(bits, ctx.shape)
+        ctx.kernels.backward(bits.data_ptr(), spread.data_ptr(), places.data_ptr(), *ctx.shape)
+        return spread.view(gradient.dtype).permute(0, 3, 1, 2), None
+
+
+def _native_pool(bits: Tensor, kernels: PoolKernels) -> tuple[Tensor, Tensor]:
+    """Return the maxima of all windows, and where in the window each was, int8."""
+    batch, height, width, channels = bits.shape
+    pooled = bits.new_empty((batch, height // 2, width // 2, channels))
+    places = torch.empty_like(pooled, dtype=torch.int8)
+    kernels.forward(bits.data_ptr(), pooled.data_ptr(), places.data_ptr(), *bits.shape)
+    return pooled, places
+
+
+def _room_for_gradient(like: Tensor, shape: torch.Size) -> Tensor:
+    """An array of a shape, with zeros if an odd last row or column gets no gradient."""
+    is_even = shape[1] % 2 == 0 and shape[2] % 2 == 0
+    return (like.new_empty if is_even else like.new_zeros)(shape)
 
 
 def _bits(values: Tensor) -> Tensor:
