@@ -28,7 +28,7 @@ def run(function, features: torch.Tensor, gradient: torch.Tensor) -> tuple[torch
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_equals_torch_bit_for_bit_ties_and_all(shape, dtype, memory_format) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -42,11 +42,12 @@ def test_equals_torch_bit_for_bit_ties_and_all(shape, dtype, memory_format) -> N
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
-def test_extremes_equal_torch() -> None:
-    largest = torch.finfo(torch.bfloat16).max
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_extremes_equal_torch(dtype) -> None:
+    largest = torch.finfo(dtype).max
     values = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), largest, -largest, 1e-40, -1e-40, 1.0])
-    features = torch.cartesian_prod(values, values, values, values).bfloat16().view(-1, 1, 2, 2).repeat(1, 16, 1, 1)
-    gradient = torch.ones(len(features), 16, 1, 1).bfloat16()
+    features = torch.cartesian_prod(values, values, values, values).to(dtype).view(-1, 1, 2, 2).repeat(1, 16, 1, 1)
+    gradient = torch.ones(len(features), 16, 1, 1).to(dtype)
     ours = run(pool_relu, features, gradient)
     theirs = run(lambda x: F.relu(F.max_pool2d(x, 2)), features, gradient)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
@@ -65,15 +66,55 @@ def test_the_integer_form_is_what_training_uses(form: str) -> None:
     features = torch.randn(2, 32, 4, 4).bfloat16().requires_grad_()
     expected = "_NativePoolRelu" if form == "native" else "_PoolRelu"
     assert type(pool_relu(features).grad_fn).__name__.startswith(expected)
-    assert "ReluBackward" in type(pool_relu(features.float()).grad_fn).__name__
+    expected = "_NativePoolRelu" if form == "native" else "ReluBackward"
+    assert type(pool_relu(features.float()).grad_fn).__name__.startswith(expected)
+    assert "ReluBackward" in type(pool_relu(features.double()).grad_fn).__name__
 
 
-def test_machine_code_is_for_much_work_few_threads_and_whole_lanes(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_code_is_for_much_work_and_whole_lanes(form: str) -> None:
     features = torch.zeros(2, 32, 4, 4).bfloat16()
     assert (kernels_for(features) is not None) == (form == "native")
     assert kernels_for(features[:, :24]) is None
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    assert kernels_for(features) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_each_thread_of_torch_takes_its_share(batch: int, dtype, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(batch, 16, 6, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    gradient = torch.randn(batch, 16, 3, 2, generator=torch.Generator().manual_seed(1)).to(dtype)
+    alone = run(pool_relu, features, gradient)
+    kernels = make_kernels()
+    assert kernels is not None and (kernels._parallel is not None or sys.platform != "linux")
+    teams, parallel = [], kernels._parallel
+    monkeypatch.setattr(kernels, "_parallel", parallel and (lambda *job: teams.append(job[2]) or parallel(*job)))
+    torch.set_num_threads(3)
+    try:
+        shared = run(pool_relu, features, gradient)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(alone[0], shared[0]) and torch.equal(alone[1], shared[1])
+    assert teams == ([3, 3] if parallel and form == "native" else [])
+
+
+def test_nan_in_float32_goes_on_as_in_torch() -> None:
+    values = torch.tensor([float("nan"), -float("nan"), 1.0, -1.0, float("inf")])
+    features = torch.cartesian_prod(values, values, values, values).view(-1, 1, 2, 2).repeat(1, 16, 1, 1)
+    gradient = torch.randn(len(features), 16, 1, 1)
+    ours = run(pool_relu, features, gradient)
+    theirs = run(lambda x: F.relu(F.max_pool2d(x, 2)), features, gradient)
+    assert torch.equal(ours[0].isnan(), theirs[0].isnan()) and torch.equal(ours[0].nan_to_num(), theirs[0].nan_to_num())
+    assert torch.equal(ours[1], theirs[1])
+
+
+def test_an_export_sees_operations() -> None:
+    class Pool(torch.nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return pool_relu(features)
+
+    batch = {0: torch.export.Dim("batch", min=1)}
+    program = torch.export.export(Pool(), (torch.zeros(2, 16, 4, 4),), dynamic_shapes=(batch,))
+    assert "aten.max_pool2d.default" in str(program.graph)
+    assert program.module()(torch.ones(7, 16, 4, 4)).shape == (7, 16, 2, 2)
 
 
 def test_it_begins_once_enough_was_pooled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,8 +49,9 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, 
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
+@pytest.mark.parametrize("device", [FP32, BF16], ids=["fp32", "bf16"])
 def test_machine_code_that_begins_within_training_changes_no_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, device: DeviceParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, splits = tiny_dataset(tmp_path)
     model = CnnParams(channels=(16, 32), hidden_units=16)
@@ -62,7 +63,7 @@ def test_machine_code_that_begins_within_training_changes_no_byte(
         monkeypatch.setattr(pooling_native, "_pooled", pooling_native._Pooled())
         monkeypatch.setattr(pooling_native, "_ENOUGH", enough)
         pooling_native.make_kernels.cache_clear()
-        fit(dataset, splits, model, TRAIN, BF16, tmp_path / name)
+        fit(dataset, splits, model, TRAIN, device, tmp_path / name)
         assert bool(made) == (name != "without")
     assert weights(tmp_path / "without") == weights(tmp_path / "from the third step on")
 

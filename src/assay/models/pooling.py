@@ -1,4 +1,4 @@
-"""``relu(max_pool2d(x, 2))`` as integer arithmetic: the same numbers and gradients, in a fraction of the time."""
+"""``relu(max_pool2d(x, 2))`` in a fraction of the time: as integer arithmetic, or as one loop over memory."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ def pool_relu(
 ) -> Float[Tensor, "batch channel half_height half_width"]:
     """Return ``relu(max_pool2d(features, 2))``; an odd last row or column is left out.
 
-    On a CPU in 16 bits it runs as integer operations, which vectorise several times better there than torch's max-pool
-    and its backward pass, or as one loop where `assay.models.pooling_native` has one: the same bits. Everywhere else,
-    and for export, which is in float32, it is torch's own.
+    On a CPU it runs as one loop each way where `assay.models.pooling_native` has one; else in 16 bits as integer
+    operations, which vectorise several times better there than torch's max-pool and its backward pass. Everywhere
+    else, and for export, which is in float32, it is torch's own. The numbers and gradients are the same.
 
     Args:
         features: Activations, fastest in channels-last layout.
@@ -27,18 +27,17 @@ def pool_relu(
     Returns:
         Pooled and rectified activations of half the height and width, rounded down.
     """
-    if features.device.type != "cpu" or features.dtype not in _INTEGER_OF:
-        return F.relu(F.max_pool2d(features, kernel_size=2))
-    kernels = kernels_for(features)
-    if torch.is_grad_enabled() and features.requires_grad:
-        pooled: Tensor = (
-            _PoolRelu.apply(features)  # type: ignore[no-untyped-call]
-            if kernels is None
-            else _NativePoolRelu.apply(features, kernels)  # type: ignore[no-untyped-call]
-        )
-        return pooled
+    is_short, is_float32 = features.dtype in _INTEGER_OF, features.dtype == torch.float32
+    kernels = kernels_for(features) if features.device.type == "cpu" and (is_short or is_float32) else None
+    pooled: Tensor
     if kernels is not None:
-        return _native_pool(_bits(features), kernels)[0].view(features.dtype).permute(0, 3, 1, 2)
+        pooled = _NativePoolRelu.apply(features, kernels)  # type: ignore[no-untyped-call]
+        return pooled
+    if features.device.type != "cpu" or not is_short:
+        return F.relu(F.max_pool2d(features, kernel_size=2))
+    if torch.is_grad_enabled() and features.requires_grad:
+        pooled = _PoolRelu.apply(features)  # type: ignore[no-untyped-call]
+        return pooled
     larger = torch.maximum(*_columns(_bits(features)))
     largest = torch.maximum(larger[:, 0::2], larger[:, 1::2]).clamp_min_(0)
     return largest.view(features.dtype).permute(0, 3, 1, 2)
@@ -78,33 +77,27 @@ class _PoolRelu(torch.autograd.Function):
 
 
 class _NativePoolRelu(torch.autograd.Function):
-    """The same as one loop each way."""
+    """One loop each way: over the integers of `_PoolRelu`, or over float32, in which NaN goes on as in torch."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernels: PoolKernels) -> Tensor:
-        bits = _bits(features)
-        pooled, places = _native_pool(bits, kernels)
+        numbers = _bits(features)
+        batch, height, width, channels = ctx.shape = numbers.shape
+        pooled = numbers.new_empty((batch, height // 2, width // 2, channels))
+        places = torch.empty_like(pooled, dtype=torch.int8)
+        kernels.forward(numbers, pooled, places)
         ctx.save_for_backward(places)
-        ctx.shape, ctx.kernels = bits.shape, kernels
+        ctx.kernels = kernels
         return pooled.view(features.dtype).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (places,) = ctx.saved_tensors
         (gradient,) = gradients
-        bits = _bits(gradient)
-        spread = _room_for_gradient(bits, ctx.shape)
-        ctx.kernels.backward(bits.data_ptr(), spread.data_ptr(), places.data_ptr(), *ctx.shape)
+        numbers = _bits(gradient)
+        spread = _room_for_gradient(numbers, ctx.shape)
+        ctx.kernels.backward(spread, numbers, places)
         return spread.view(gradient.dtype).permute(0, 3, 1, 2), None
-
-
-def _native_pool(bits: Tensor, kernels: PoolKernels) -> tuple[Tensor, Tensor]:
-    """Return the maxima of all windows, and where in the window each was, int8."""
-    batch, height, width, channels = bits.shape
-    pooled = bits.new_empty((batch, height // 2, width // 2, channels))
-    places = torch.empty_like(pooled, dtype=torch.int8)
-    kernels.forward(bits.data_ptr(), pooled.data_ptr(), places.data_ptr(), *bits.shape)
-    return pooled, places
 
 
 def _room_for_gradient(like: Tensor, shape: torch.Size) -> Tensor:
@@ -114,8 +107,8 @@ def _room_for_gradient(like: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _bits(values: Tensor) -> Tensor:
-    """Read 16-bit floats as integers, ``[batch, height, width, channel]``."""
-    return values.detach().permute(0, 2, 3, 1).contiguous().view(_INTEGER_OF[values.dtype])
+    """Read 16-bit floats as integers, others as they are, ``[batch, height, width, channel]``."""
+    return values.detach().permute(0, 2, 3, 1).contiguous().view(_INTEGER_OF.get(values.dtype, values.dtype))
 
 
 def _columns(bits: Tensor) -> tuple[Tensor, Tensor]:
