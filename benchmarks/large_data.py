@@ -128,6 +128,8 @@ def main() -> None:
         run_stage(name, Path(folder), int(count))
         return
     num_images = int(arguments.gigabytes * 1e9 / IMAGE_BYTES)
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         found = {}
         for name in STAGES:
