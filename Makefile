@@ -22,7 +22,8 @@ run: env
 
 test: check
 
-check: format-check lint types contracts tests
+check: format-check lint contracts
+	@$(MAKE) --no-print-directory -j 2 types tests
 
 format-check: env
 	@$(BIN)/ruff format --check --quiet . || { echo "Not in the house format: run 'make format'."; exit 1; }
