@@ -103,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="to measure the seeds in several processes")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "assay-benchmarks")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all cores)")
     parser.add_argument("--list", action="store_true")
@@ -117,7 +118,8 @@ def main() -> None:
         dataset = get_data(case.source, arguments.cache)
         start = fetch_minilm(arguments.cache) if case.starts_from_minilm else None
         with tempfile.TemporaryDirectory() as scratch:
-            compare(name, case, dataset, params, arguments.seeds, Path(scratch), start)
+            seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+            compare(name, case, dataset, params, seeds, Path(scratch), start)
 
 
 def fetch_minilm(cache: Path) -> StartRef:
@@ -137,13 +139,13 @@ def compare(
     case: Case,
     dataset: Dataset,
     params: RunParams,
-    num_seeds: int,
+    seeds: range,
     scratch: Path,
     start: StartRef | None = None,
 ) -> None:
     """Train with each seed; print test accuracy, mean and standard deviation, beside the linear models."""
     scores, val_scores, seconds, regressions, machines = [], [], [], [], []
-    for seed in range(num_seeds):
+    for seed in seeds:
         split_seed = seed if case.is_divided_anew else params.split.seed
         splits = make_splits(dataset, params.split.model_copy(update={"seed": split_seed}), scratch)
         rows = load_split(splits)
@@ -162,10 +164,10 @@ def compare(
             regression, machine = linear(dataset, rows)
             regressions.append(regression)
             machines.append(machine)
-    spread = statistics.stdev(scores) if num_seeds > 1 else float("nan")
+    spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
     print(
         f"{name:22s} test {statistics.mean(scores):.4f} sd {spread:.4f} ({min(scores):.4f} to {max(scores):.4f}), "
-        f"val {statistics.mean(val_scores):.4f}, n {num_seeds}; {statistics.median(seconds):.0f} s each; "
+        f"val {statistics.mean(val_scores):.4f}, n {len(scores)}; {statistics.median(seconds):.0f} s each; "
         f"logistic regression {statistics.mean(regressions):.4f}, linear SVM {statistics.mean(machines):.4f}",
         flush=True,
     )
