@@ -23,7 +23,7 @@ run: env
 test: check
 
 check: format-check lint contracts
-	@$(MAKE) --no-print-directory -j 2 types tests
+	@$(MAKE) --no-print-directory -j 2 types tests || { echo "Types or tests failed: see above, also before the tests."; exit 1; }
 
 format-check: env
 	@$(BIN)/ruff format --check --quiet . || { echo "Not in the house format: run 'make format'."; exit 1; }

@@ -30,7 +30,7 @@ def run(function, features: torch.Tensor, gradient: torch.Tensor) -> tuple[torch
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_equals_torch_bit_for_bit_ties_and_all(shape, dtype, memory_format) -> None:
+def test_equals_torch_ties_and_all(shape, dtype, memory_format) -> None:
     generator = torch.Generator().manual_seed(0)
     batch, channels, height, width = shape
     for step in (0.5, 1e-3):  # coarse values tie often
@@ -106,7 +106,25 @@ def test_nan_in_float32_goes_on_as_in_torch() -> None:
     assert torch.equal(ours[1], theirs[1])
 
 
-def test_an_export_sees_operations() -> None:
+def test_second_derivatives_are_refused(form: str) -> None:
+    features = torch.randn(2, 16, 4, 4).bfloat16().requires_grad_()
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        torch.autograd.grad(pool_relu(features).sum(), features, create_graph=True)
+
+
+def test_one_thread_does_not_stand_in_for_many(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = make_kernels()
+    assert kernels is not None
+    features = torch.zeros(2, 16, 4, 4).bfloat16()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert (kernels_for(features) is not None) == (form == "native")
+    monkeypatch.setattr(kernels, "_parallel", None)
+    assert kernels_for(features) is None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert (kernels_for(features) is not None) == (form == "native")
+
+
+def test_who_looks_on_sees_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     class Pool(torch.nn.Module):
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             return pool_relu(features)
@@ -115,6 +133,10 @@ def test_an_export_sees_operations() -> None:
     program = torch.export.export(Pool(), (torch.zeros(2, 16, 4, 4),), dynamic_shapes=(batch,))
     assert "aten.max_pool2d.default" in str(program.graph)
     assert program.module()(torch.ones(7, 16, 4, 4)).shape == (7, 16, 2, 2)
+    for name in ("torch.jit.is_tracing", "torch.compiler.is_compiling"):
+        with monkeypatch.context() as patched:
+            patched.setattr(name, lambda: True)
+            assert kernels_for(torch.zeros(2, 16, 4, 4)) is None
 
 
 def test_it_begins_once_enough_was_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +146,14 @@ def test_it_begins_once_enough_was_pooled(monkeypatch: pytest.MonkeyPatch) -> No
     assert [kernels_for(features) is not None for _ in range(4)] == [False, False, True, True]
 
 
+@pytest.mark.parametrize("error", [ImportError("no llvmlite"), AttributeError("another llvmlite")])
 def test_without_llvm_it_pools_by_operations_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(pooling_native, "_compile", fail)
     monkeypatch.setattr(pooling_native, "_pooled", pooling_native._Pooled(1 << 60))
     make_kernels.cache_clear()
     try:

@@ -19,7 +19,8 @@ def pool_relu(
 
     On a CPU it runs as one loop each way where `assay.models.pooling_native` has one; else in 16 bits as integer
     operations, which vectorise several times better there than torch's max-pool and its backward pass. Everywhere
-    else, and for export, which is in float32, it is torch's own. The numbers and gradients are the same.
+    else, and for export, which is in float32, it is torch's own. The numbers and gradients are the same. Second
+    derivatives are refused but by torch's own.
 
     Args:
         features: Activations, fastest in channels-last layout.
@@ -65,6 +66,7 @@ class _PoolRelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        _refuse_second_derivatives()
         right_won, lower_won, pooled = ctx.saved_tensors
         (gradient,) = gradients
         passed = torch.gt(pooled, 0, out=torch.empty_like(pooled)).mul_(_bits(gradient))
@@ -92,12 +94,19 @@ class _NativePoolRelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        _refuse_second_derivatives()
         (places,) = ctx.saved_tensors
         (gradient,) = gradients
         numbers = _bits(gradient)
         spread = _room_for_gradient(numbers, ctx.shape)
         ctx.kernels.backward(spread, numbers, places)
         return spread.view(gradient.dtype).permute(0, 3, 1, 2), None
+
+
+def _refuse_second_derivatives() -> None:
+    """The gradient is read as integers, through which nothing is differentiated: the result would be wrong."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError("pool_relu has no second derivative on a CPU: leave create_graph out")
 
 
 def _room_for_gradient(like: Tensor, shape: torch.Size) -> Tensor:

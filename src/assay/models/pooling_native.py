@@ -24,6 +24,8 @@ NOBODY = 4
 
 _NAMES = {torch.int16: "integers", torch.float32: "floats"}
 _ENOUGH = 1 << 27
+_MOST_THREADS_FOR_ONE = 4
+"""Torch's operations in more threads than this are quicker than machine code in one."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,15 +44,26 @@ def kernels_for(features: Tensor) -> "PoolKernels | None":
     """Return the machine code, where it is worth making and applies.
 
     Making it takes 0.3 s, so the first `_ENOUGH` numbers of a process go without. With or without, the results are
-    the same bits.
+    the same numbers; zeros of float32 may differ in their sign. An export or a compiler that looks on is to see
+    operations; under the transforms of `torch.func`, which nothing here uses, machine code does not work.
 
     Args:
         features: What is to be pooled, ``[batch, channel, height, width]``, on the CPU.
     """
-    if type(features) is not Tensor or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return None  # an export is to see operations, and its sizes are symbols
+    if type(features) is not Tensor or _is_looked_on():  # sizes may be symbols, which counting would bind
+        return None
     _pooled.numbers += features.numel()
-    return None if _pooled.numbers < _ENOUGH or features.shape[1] % LANES else make_kernels()
+    if _pooled.numbers < _ENOUGH or features.shape[1] % LANES:
+        return None
+    kernels = make_kernels()
+    if kernels is None or (not kernels.is_parallel and torch.get_num_threads() > _MOST_THREADS_FOR_ONE):
+        return None
+    return kernels
+
+
+def _is_looked_on() -> bool:
+    is_traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_traced or torch.compiler.is_compiling()
 
 
 class PoolKernels:
@@ -61,7 +74,7 @@ class PoolKernels:
 
     Args:
         engine: Owner of the code.
-        threads: The runtime of the threads that torch uses; None where it is not known.
+        threads: A library through which torch's threads are found; None where they are not GNU's.
     """
 
     def __init__(self, engine: Any, threads: ctypes.CDLL | None) -> None:
@@ -80,6 +93,11 @@ class PoolKernels:
             self._parallel = ctypes.CFUNCTYPE(None, pointer, pointer, number, number)(("GOMP_parallel", threads))
             names = ("omp_get_thread_num", "omp_get_num_threads")
             self._who = [ctypes.cast(getattr(threads, name), pointer).value or 0 for name in names]
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether it runs in as many threads as torch, not in one."""
+        return self._parallel is not None
 
     def forward(self, large: Tensor, small: Tensor, places: Tensor) -> None:
         """Write the maxima that are positive, else 0, to ``small``, and where in the window they are to ``places``."""
@@ -105,23 +123,23 @@ class PoolKernels:
 
 @cache
 def make_kernels() -> PoolKernels | None:
-    """Make the machine code, once for a process; None where LLVM is not there or cannot."""
+    """Make the machine code, unless this process has it; None where LLVM is not there or cannot."""
     try:
         return PoolKernels(_compile(), _threads_of_torch())
-    except (ImportError, OSError, RuntimeError) as error:
+    except Exception as error:  # whatever it is, a training goes on without
         _log.warning("No machine code for pooling (%s): it takes some more time, with the same result.", error)
         return None
 
 
 def _threads_of_torch() -> ctypes.CDLL | None:
-    """The GNU runtime that torch has loaded, if it is that one: another copy would have threads of its own."""
-    folder = Path(torch.__file__).parent
-    for path in [*(folder / "lib").glob("libgomp*"), *folder.with_name("torch.libs").glob("libgomp*")]:
-        try:
-            return ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-        except (OSError, AttributeError):  # not loaded; no such mode on this system
-            continue
-    return None
+    """Return what finds the GNU runtime that torch itself is bound to: another copy would have threads of its own."""
+    try:
+        library = ctypes.CDLL(
+            str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"), os.RTLD_NOLOAD | os.RTLD_NOW
+        )
+        return library if library.GOMP_parallel and library.omp_get_num_threads else None
+    except (OSError, AttributeError):  # another system's name, or another runtime
+        return None
 
 
 def _compile() -> Any:
@@ -271,7 +289,7 @@ class _WindowLoop:
 
 
 def _write_share(module: Any) -> None:
-    """What each thread of a team runs: a loop over its share of the images, in order, as torch divides a batch.
+    """What each thread of a team runs: a loop over its share of the images, in order, about as torch divides a batch.
 
     Its argument is ten 64-bit numbers: three arrays, images, height, width, channels, the loop, and two functions
     that tell this thread's number and the size of its team.
