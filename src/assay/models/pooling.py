@@ -104,7 +104,7 @@ class _NativePoolRelu(torch.autograd.Function):
 
 
 def _refuse_second_derivatives() -> None:
-    """The gradient is read as integers, through which nothing is differentiated: the result would be wrong."""
+    """Nothing is differentiated through the forms above: a second derivative would silently lack a part."""
     if torch.is_grad_enabled():
         raise NotImplementedError("pool_relu has no second derivative on a CPU: leave create_graph out")
 

@@ -43,9 +43,9 @@ _pooled = _Pooled()
 def kernels_for(features: Tensor) -> "PoolKernels | None":
     """Return the machine code, where it is worth making and applies.
 
-    Making it takes 0.3 s, so the first `_ENOUGH` numbers of a process go without. With or without, the results are
-    the same numbers; zeros of float32 may differ in their sign. An export or a compiler that looks on is to see
-    operations; under the transforms of `torch.func`, which nothing here uses, machine code does not work.
+    Making it takes a quarter of a second, so the first `_ENOUGH` numbers of a process go without. With or without,
+    the results are the same numbers; zeros of float32 may differ in their sign. An export or a compiler that looks on
+    is to see operations; under the transforms of `torch.func`, which nothing here uses, machine code does not work.
 
     Args:
         features: What is to be pooled, ``[batch, channel, height, width]``, on the CPU.
