@@ -183,6 +183,14 @@ class Line:
         about = holder(self.home / "services" / "runs" / f"{flow_run_id}.lock")
         return int(about["pid"]) if about and "pid" in about else None  # nobody, or not written down yet
 
+    def worker_pid(self, flow_run_id: str) -> int:
+        """Process id of the worker that a run under way belongs to."""
+        from assay.services.locks import holder
+
+        about = holder(self.home / "services" / "runs" / f"{flow_run_id}.lock")
+        assert about is not None
+        return self.pid_of(about["slot"])
+
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to one of this line's processes."""
         assert self._is_ours(pid)
@@ -218,6 +226,10 @@ class Line:
     def weights(self, flow_run_id: str) -> str:
         """SHA-256 of the registered weights of a run that registered exactly one version."""
         [(run_id, _)] = self.mlflow_runs(flow_run_id)
+        return self.weights_of(run_id)
+
+    def weights_of(self, run_id: str) -> str:
+        """The same of an MLflow run."""
         [(version,)] = self.rows("mlflow.db", "select version from model_versions where run_id = ?", run_id)
         assert version >= 1
         file = self.home / "artifacts" / "assay" / run_id / "artifacts" / "model" / "weights.safetensors"

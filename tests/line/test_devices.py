@@ -13,7 +13,7 @@ import pytest
 
 from tests.line.line import Line, wait_for
 
-SERVICES = ("services.cpu_workers=0", "services.gpu_workers=4", "services.preload=false")
+SERVICES = ("services.cpu_workers=0", "services.gpu_workers=4")
 NUM_RUNS = 20
 DEVICES = {"0", "1", "2", "3"}
 
@@ -80,10 +80,9 @@ def test_killed_runs_and_workers_share_no_device_either(line: Line, deployment: 
     for kill in ("run", "worker", "run", "worker", "run", "worker"):
         already = len(begun(line))
         wait_for(lambda already=already: len(begun(line)) > already)  # type: ignore[misc]
-        pid = dice.choice(begun(line)[-2:])["pid"]
+        event = dice.choice(begun(line)[-2:])
         try:
-            victim = psutil.Process(pid)
-            line.kill(victim.ppid() if kill == "worker" else pid)
+            line.kill(line.pid_of(f"gpu-{event['device']}") if kill == "worker" else event["pid"])
         except (psutil.NoSuchProcess, AssertionError, ProcessLookupError):
             continue  # it had just ended
     assert {line.wait_for_end(run) for run in runs} == {"Completed"}

@@ -49,7 +49,7 @@ def assert_whole(line: Line, run: str, unbroken: Result) -> None:
 
 def test_status_shows_everything(line: Line) -> None:
     status = wait_for(lambda: next((s for s in [line.status()] if s["next_night"]), None))
-    assert list(status["services"]) == ["mlflow", "prefect", "keeper", "cpu-0", "cpu-1"]
+    assert list(status["services"]) == ["mlflow", "prefect", "keeper", "cpu-starter", "cpu-0", "cpu-1"]
     assert all(info["state"] == "running" for info in status["services"].values())
     assert status["services"]["prefect"]["url"] == line.url
     assert status["services"]["mlflow"]["healthy"]
@@ -106,7 +106,7 @@ def test_a_run_shows_its_way_and_its_end(line: Line) -> None:
         wait_for(lambda words=words: any(log["message"].startswith(words) for log in line.logs(run)))  # type: ignore[misc]
 
 
-def test_a_run_in_the_own_process_is_in_the_same_prefect(line: Line) -> None:
+def test_a_run_in_the_own_process_is_in_the_same_prefect_and_ends_in_the_same_bytes(line: Line) -> None:
     done = line.copy.assay("run", "--json", *SMALL, "train.num_epochs=2")
     assert done.returncode == 0, done.stderr
     run_id = json.loads(done.stdout)["run_id"]
@@ -114,6 +114,10 @@ def test_a_run_in_the_own_process_is_in_the_same_prefect(line: Line) -> None:
     [(page,)] = line.rows("mlflow.db", query, run_id)
     assert page.startswith(f"{line.url}/runs/flow-run/")
     assert not (line.home / "prefect" / "server.log").exists()  # of a Prefect of its own
+
+    forked = line.submit("train.num_epochs=2", "evaluation.num_bootstrap=109")
+    assert line.wait_for_end(forked) == "Completed"
+    assert line.weights(forked) == line.weights_of(run_id)
 
 
 def test_an_ablation_in_a_pool_shows_its_verdicts(line: Line) -> None:
@@ -178,10 +182,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(line: Line, unbroken: Result) 
 def test_a_run_whose_worker_is_killed_goes_on(line: Line, unbroken: Result) -> None:
     run = line.submit(*LONG, "evaluation.num_bootstrap=102")
     line.wait_for_training(run)
-    pid = line.run_pid(run)
-    assert pid is not None
-    worker = psutil.Process(pid).ppid()
-    line.kill(worker)
+    line.kill(line.worker_pid(run))
     assert_whole(line, run, unbroken)
     assert line.run(run)["run_count"] > 1, "it was hit"
 
@@ -189,9 +190,7 @@ def test_a_run_whose_worker_is_killed_goes_on(line: Line, unbroken: Result) -> N
 def test_a_worker_that_is_asked_to_end_lets_its_run_write_a_checkpoint(line: Line, unbroken: Result) -> None:
     run = line.submit(*LONG, "train.checkpoint_every_seconds=3600", "evaluation.num_bootstrap=103")
     line.wait_for_training(run)
-    pid = line.run_pid(run)
-    assert pid is not None
-    line.kill(psutil.Process(pid).ppid(), signal.SIGTERM)
+    line.kill(line.worker_pid(run), signal.SIGTERM)
     line.wait_for_state(run, "Crashed", "AwaitingRetry")
     assert_whole(line, run, unbroken)
     firsts = [log["message"] for log in line.logs(run) if log["message"].startswith("train: epoch")]

@@ -77,4 +77,4 @@ class ServicesParams(Section):
     max_retries: int = Field(3, ge=0, le=100)
     """How often a run that crashed is started again; it goes on from its checkpoint."""
     preload: bool = True
-    """Whether each worker keeps a process ready that has imported what is slow: 250 MB for a start seconds sooner."""
+    """Whether runs are forks of a process that has imported what is slow: 0.5 GB a pool for starts seconds sooner."""

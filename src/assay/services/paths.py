@@ -39,11 +39,18 @@ class ServicePaths:
     @property
     def socket(self) -> Path:
         """Unix socket of the supervisor; in the temporary folder where the project's path is too long for one."""
+        return self._socket("supervisor.sock")
+
+    def starter_socket(self, pool: str) -> Path:
+        """Unix socket of the process that forks a pool's runs; beside the supervisor's."""
+        return self._socket(f"run-{pool}.sock")
+
+    def _socket(self, name: str) -> Path:
         file = self.folder / "supervisor.sock"
         if len(os.fsencode(file)) <= _LONGEST_SOCKET_PATH:
-            return file
+            return file.with_name(name)
         digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
-        return Path(tempfile.gettempdir(), f"assay-{os.getuid()}-{digest}", "supervisor.sock")
+        return Path(tempfile.gettempdir(), f"assay-{os.getuid()}-{digest}", name)
 
     @property
     def logs(self) -> Path:

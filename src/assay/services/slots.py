@@ -10,6 +10,8 @@ from assay.params import ServicesParams
 POOLS = ("cpu", "gpu", "tpu")
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 _HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "TPU_VISIBLE_CHIPS": ""}
+DEVICE_VARIABLES = tuple(_HIDDEN)
+"""Variables that say which device a process sees; its driver reads them when it is first asked for something."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ class Slot:
                 "TPU_PROCESS_BOUNDS": "1,1,1",
             }
         return _HIDDEN | {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+def forks(pool: str) -> bool:
+    """Whether runs of a pool may be forks of a process that has imported torch.
+
+    Importing torch may take a TPU's chip, and it is Linux that tells of a process's end as of a file's.
+    """
+    return pool != "tpu" and hasattr(os, "pidfd_open")
 
 
 def find_slots(params: ServicesParams, dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> tuple[Slot, ...]:

@@ -93,7 +93,7 @@ def _services(states: dict[str, dict[str, Any]], settings: Settings | None) -> d
 
 
 def _order(name: str) -> tuple[int, str]:
-    known = ("mlflow", "prefect", "keeper")
+    known = ("mlflow", "prefect", "keeper", "cpu-starter", "gpu-starter")
     return (known.index(name) if name in known else len(known), name)
 
 

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import psutil
@@ -18,10 +18,9 @@ from assay.services.api import PrefectApi, answers
 from assay.services.child import GRACE_SECONDS
 from assay.services.paths import ServicePaths
 from assay.services.programs import Program, read_programs
-from assay.services.run_process import PRELOAD_VARIABLE
 from assay.services.servers import Access, Server, mlflow_server, prefect_server
 from assay.services.settings import Settings, credentials, read_settings, running, server_environment
-from assay.services.slots import Slot, find_slots
+from assay.services.slots import DEVICE_VARIABLES, Slot, find_slots, forks
 from assay.services.supervisor import Supervisor
 from assay.tracking.store import find_store, open_client
 
@@ -138,17 +137,31 @@ def _programs(
             _SERVER_STOP_SECONDS,
             _KEEPER_PRIORITY,
         ),
+        *_starters(client, slots if params.services.preload else ()),
         *(
             Program(
                 slot.name,
                 (sys.executable, "-m", "assay.services.worker", slot.name),
-                client | slot.environment | {PRELOAD_VARIABLE: "1" if params.services.preload else "0"},
+                client | slot.environment,
                 _WORKER_STOP_SECONDS,
                 _WORKER_PRIORITY,
             )
             for slot in slots
         ),
     )
+
+
+def _starters(client: dict[str, str], slots: tuple[Slot, ...]) -> Iterator[Program]:
+    """One process for each pool that forks its runs."""
+    for pool, slot in {slot.pool: slot for slot in slots if forks(slot.pool)}.items():
+        own = {name: value for name, value in slot.environment.items() if name not in DEVICE_VARIABLES}
+        yield Program(
+            f"{pool}-starter",
+            (sys.executable, "-m", "assay.services.run_starter", pool),
+            client | own,
+            _SERVER_STOP_SECONDS,
+            _KEEPER_PRIORITY,
+        )
 
 
 def _client_environment(project: Project, servers: tuple[Server, ...]) -> dict[str, str]:

@@ -9,7 +9,6 @@ device.
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -28,10 +27,11 @@ from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker
 
 from assay.project import Project, find_project
 from assay.services.api import answers
-from assay.services.child import GRACE_SECONDS, end_with_parent
+from assay.services.child import end_with_parent
 from assay.services.locks import holder
 from assay.services.paths import ServicePaths
-from assay.services.run_process import PRELOAD_VARIABLE
+from assay.services.runs import RunHandle, fork_run, start_run
+from assay.services.slots import forks
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -52,8 +52,7 @@ class DeviceWorker(BaseWorker[BaseJobConfiguration, BaseVariables, DeviceWorkerR
         project: The project whose flows it runs.
         slot: Name of the device's slot, e.g. ``gpu-0``.
 
-    Between runs one process waits with everything slow imported, unless ``services.preload`` is off; see
-    `assay.services.run_process`.
+    Runs are forks of `assay.services.run_starter` where that is there.
     """
 
     type = "process"
@@ -70,38 +69,22 @@ class DeviceWorker(BaseWorker[BaseJobConfiguration, BaseVariables, DeviceWorkerR
         super().__init__(work_pool_name=pool, name=slot, limit=1, create_pool_if_not_found=False, **settings)
         self.project = project
         self.slot = slot
-        self._child: asyncio.subprocess.Process | None = None
-        self._standby: asyncio.subprocess.Process | None = None
+        self._run: RunHandle | None = None
         self._cancelled = False
 
     async def get_and_submit_flow_runs(self) -> "list[FlowRun]":
         """Ask for the next run, once the device is free: a run may outlive a worker that was killed."""
-        if self._child is None:
-            if holder(ServicePaths(self.project).slot_lock(self.slot)) is not None:
-                return []
-            if self._standby is None and os.environ.get(PRELOAD_VARIABLE) != "0":
-                self._standby = await self._start_process()
+        if self._run is None and holder(ServicePaths(self.project).slot_lock(self.slot)) is not None:
+            return []
         return await super().get_and_submit_flow_runs()
 
-    async def _start_process(self) -> asyncio.subprocess.Process:
-        """Start a process that waits for its run."""
-        log_file = ServicePaths(self.project).logs / f"{self.slot}-runs.log"
-        with log_file.open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "assay.services.run_process", self.slot, str(os.getpid())),
-                cwd=self.project.root,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a SIGINT or SIGTERM to the worker's group is not for the run
-            )
-
-    async def _take_process(self) -> asyncio.subprocess.Process:
-        """Return the process that waits, or another one where that has ended."""
-        waiting, self._standby = self._standby, None
-        if waiting is not None and waiting.returncode is None:
-            return waiting
-        return await self._start_process()
+    async def _start(self, flow_run_id: str, environment: dict[str, str]) -> RunHandle:
+        """Start a run's process, as a fork where there is somebody to fork."""
+        paths = ServicePaths(self.project)
+        about = self.slot, flow_run_id, environment, paths.logs / f"{self.slot}-runs.log"
+        pool = self.slot.rpartition("-")[0]
+        forked = await fork_run(paths.starter_socket(pool), *about) if forks(pool) else None
+        return forked or await start_run(self.project.root, *about)
 
     async def run(
         self,
@@ -120,42 +103,28 @@ class DeviceWorker(BaseWorker[BaseJobConfiguration, BaseVariables, DeviceWorkerR
             The process id and exit code.
         """
         environment = {**os.environ, **{k: v for k, v in configuration.env.items() if v is not None}}
-        told = json.dumps({"flow_run_id": str(flow_run.id), "environment": environment}) + "\n"
-        self._child = await self._take_process()
-        assert self._child.stdin is not None
-        with contextlib.suppress(ConnectionError):  # then it has ended, and its exit code says so
-            self._child.stdin.write(told.encode())
-            await self._child.stdin.drain()
-            self._child.stdin.close()
-        pid, self._cancelled = self._child.pid, False
+        run = self._run = await self._start(str(flow_run.id), environment)
+        self._cancelled = False
         if task_status is not None:
-            task_status.started(pid)
+            task_status.started(run.pid)
         try:
             async with anyio.create_task_group() as watching:
                 watching.start_soon(self._end_when_cancelled, flow_run)
-                code = await self._child.wait()
+                code = await run.code
                 watching.cancel_scope.cancel()
         finally:
-            self._child = None
+            self._run = None
         if self._cancelled:  # whatever its process said last
             state: State[Any] = Cancelled(message="Cancelled; its checkpoint is kept.")
             with contextlib.suppress(ObjectNotFound):
                 await self.client.set_flow_run_state(flow_run.id, state, force=True)
             code = 0
-        return DeviceWorkerResult(status_code=code, identifier=str(pid))
+        return DeviceWorkerResult(status_code=code, identifier=str(run.pid))
 
     async def end_run(self) -> None:
         """Have the run that is under way write its checkpoint and end; kill it when it takes too long."""
-        child = self._child or self._standby
-        if child is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            child.terminate()
-        try:
-            await asyncio.wait_for(asyncio.shield(child.wait()), GRACE_SECONDS)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
+        if self._run is not None:
+            await self._run.end()
 
     async def _end_when_cancelled(self, flow_run: "FlowRun") -> None:
         while True:

@@ -1,0 +1,115 @@
+"""A run's process, as its worker sees it: started, ended, waited for."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from assay.services.child import GRACE_SECONDS
+
+_UNKNOWN_EXIT_CODE = -signal.SIGKILL
+_ANSWER_SECONDS = 60.0
+"""How long the process that forks may take to begin: it may be importing."""
+
+
+class RunHandle:
+    """A run under way.
+
+    Attributes:
+        pid: Its process id.
+        code: Its exit code, once it has ended.
+    """
+
+    def __init__(self, pid: int, code: "asyncio.Task[int]") -> None:
+        self.pid = pid
+        self.code = code
+
+    async def end(self) -> None:
+        """Have it write its checkpoint and end; kill it when it takes too long."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.code.done():
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self.code), GRACE_SECONDS)
+
+
+async def fork_run(
+    address: Path, slot: str, flow_run_id: str, environment: Mapping[str, str], log_file: Path
+) -> RunHandle | None:
+    """Have `assay.services.run_starter` fork a run's process.
+
+    Args:
+        address: Its Unix socket.
+        slot: Name of the device's slot.
+        flow_run_id: Prefect's id of the run.
+        environment: All variables of the process.
+        log_file: Where it writes what is on no page.
+
+    Returns:
+        The run; None where nobody listens or answers.
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(address))
+    except OSError:
+        return None
+    told = {"slot": slot, "flow_run_id": flow_run_id, "environment": dict(environment), "log_file": str(log_file)}
+    with contextlib.suppress(OSError):  # then there is no answer either
+        writer.write(json.dumps(told).encode() + b"\n")
+        await writer.drain()
+    try:
+        pid = (await asyncio.wait_for(_answer(reader), _ANSWER_SECONDS)).get("pid")
+    except TimeoutError:
+        pid = None
+    if pid is None:
+        writer.close()
+        return None
+
+    async def code() -> int:
+        try:
+            return int((await _answer(reader)).get("code", _UNKNOWN_EXIT_CODE))
+        finally:
+            writer.close()
+
+    return RunHandle(pid, asyncio.create_task(code()))
+
+
+async def start_run(
+    folder: Path, slot: str, flow_run_id: str, environment: Mapping[str, str], log_file: Path
+) -> RunHandle:
+    """Start a run's process, which imports everything for itself.
+
+    Args:
+        folder: Where it works.
+        slot: Name of the device's slot.
+        flow_run_id: Prefect's id of the run.
+        environment: All variables of the process.
+        log_file: Where it writes what is on no page.
+    """
+    with log_file.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "assay.services.run_process", slot, str(os.getpid()), flow_run_id),
+            cwd=folder,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a SIGINT or SIGTERM to the worker's group is not for the run
+        )
+    return RunHandle(process.pid, asyncio.create_task(process.wait()))
+
+
+async def _answer(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """Return the next line; nothing where the other side has ended."""
+    try:
+        line = await reader.readline()
+    except OSError:
+        return {}
+    answer: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
+    return answer
