@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.project import only_one
+from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,14 +36,7 @@ class Copy:
 
     def assay(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one command in the copy; a traceback is never right."""
-        done = subprocess.run(
-            self.command(*arguments),
-            cwd=self.root,
-            env=self.environment | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = preloaded.run(arguments, self.root, self.environment | variables)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
