@@ -6,7 +6,7 @@ them; what is ours, the project's flows and Prefect, which reads its settings wh
 itself. Commands that are to be killed, and those whose interpreter is told something else, are started as people
 start them.
 
-    python -m tests.preloaded SOCKET
+    python -m tests.preloaded SOCKET PID_OF_THE_TESTS
 """
 
 import atexit
@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from assay.garbage import collect_rarely
+from assay.services.child import end_with_parent
 
 _PACKAGES = (
-    *("torch", "torch.export", "torch._dynamo", "safetensors.torch", "PIL.Image", "psutil", "httpx", "grimp"),
+    *("torch", "torch.export._trace", "torch._dynamo", "safetensors.torch", "PIL.Image", "psutil", "httpx", "grimp"),
     *(
         "mlflow.pyfunc",
         "mlflow.store.tracking.sqlalchemy_workspace_store",
@@ -87,10 +88,10 @@ def _server() -> str:
     address = str(Path(tempfile.mkdtemp(prefix="assay-tests-")) / "preloaded")
     environment = {k: v for k, v in _own_environment().items() if not k.startswith(("PREFECT_", "MLFLOW_", "ASSAY_"))}
     environment |= {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}  # as the command line does, in time
+    command = [sys.executable, "-m", "tests.preloaded", address, str(os.getpid())]
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.preloaded", address], cwd=_REPOSITORY, env=environment, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command, cwd=_REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert server.stdin is not None and server.stdout is not None
     assert server.stdout.readline() == "listening\n"
 
@@ -165,6 +166,7 @@ def _end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[2]))
     collect_rarely()
     command = _serve(sys.argv[1])
     from assay.cli.main import main
