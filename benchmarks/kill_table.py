@@ -1,11 +1,11 @@
 """Kill what can be killed at random moments of a run, and count what was lost.
 
-    python benchmarks/kill_table.py [--kills 66] [--seed 0]
+    python benchmarks/kill_table.py [--kills 78] [--seed 0]
 
 One project, two CPU workers. Each trial submits a training and sends SIGKILL to one process at a random moment: the
-run's, its worker, either server, the keeper or the supervisor (then followed by `assay up`). Lost is anything of: the
-run does not complete; its weights differ from those of an undisturbed run; an epoch is missing or twice in MLflow; not
-exactly one finished MLflow run and one registered version.
+run's, its guardian, its worker, the starter that forks runs, either server, the keeper or the supervisor (then followed
+by `assay up`). Lost is anything of: the run does not complete; its weights differ from those of an undisturbed run; an
+epoch is missing or twice in MLflow; not exactly one finished MLflow run and one registered version.
 """
 
 import argparse
@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.copies import Copy, copy_project
 from tests.line.line import Line, wait_for
 
-TARGETS = ("run", "worker", "prefect", "mlflow", "keeper", "supervisor")
-WEIGHTS = (16, 14, 14, 10, 6, 6)
+TARGETS = ("run", "guardian", "worker", "starter", "prefect", "mlflow", "keeper", "supervisor")
+WEIGHTS = (14, 10, 14, 10, 10, 8, 6, 6)
 EPOCHS = "train.num_epochs=250"
 LONGEST_SECONDS = 9.0
 """From the submission to the kill; an undisturbed run takes about this long."""
@@ -113,12 +113,16 @@ def outcome(line: Line, run: str) -> tuple[object, ...]:
 
 def kill(line: Line, run: str, target: str) -> None:
     """Send SIGKILL to one process."""
-    if target in ("run", "worker"):
+    if target in ("run", "guardian", "worker"):
         pid = line.run_pid(run) or wait_for(lambda: line.run_pid(run) or (ended(line, run) and -1))
-        if pid == -1:  # it had just completed: its next process, which waits, is killed instead
+        if pid == -1:  # it had just completed: a worker that waits is killed instead
             victim = line.pid_of("cpu-0")
         else:
-            victim = pid if target == "run" else parent(pid)
+            victim = {"run": lambda: pid, "guardian": lambda: parent(pid), "worker": lambda: worker(line, run)}[
+                target
+            ]()
+    elif target == "starter":
+        victim = line.pid_of("cpu-starter")
     elif target == "supervisor":
         victim = parent(line.pid_of("keeper"))
     else:
@@ -129,6 +133,13 @@ def kill(line: Line, run: str, target: str) -> None:
         print("    it was gone already", flush=True)
     if target == "supervisor":
         line.up()
+
+
+def worker(line: Line, run: str) -> int:
+    try:
+        return line.worker_pid(run)
+    except (AssertionError, KeyError):  # it has just completed
+        return line.pid_of("cpu-0")
 
 
 def parent(pid: int) -> int:

@@ -20,7 +20,7 @@ from assay.services.settings import credentials, read_settings
 from assay.services.submit import submit, watch
 
 SETTLE_SECONDS = 12.0
-"""Between runs: the worker gets its next process ready meanwhile."""
+"""Between runs: what the one before left to do is done meanwhile."""
 
 
 def main() -> None:
