@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import socket
 import struct
 import subprocess
@@ -169,11 +170,8 @@ if __name__ == "__main__":
     end_with_parent(int(sys.argv[2]))
     collect_rarely()
     command = _serve(sys.argv[1])
-    from assay.cli.main import main
-
     sys.argv = ["assay", *command]
     try:
-        exit_code = main(command)
-    except SystemExit as end:  # of the parser of arguments
-        exit_code = end.code if isinstance(end.code, int) else 1
-    _end(exit_code)
+        runpy.run_module("assay.cli.main", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        _end(end.code if isinstance(end.code, int) else int(end.code is not None))
