@@ -19,7 +19,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from tests.copies import Copy, digits_project  # noqa: E402
-from tests.tracking.parts import shared_mlflow_server  # noqa: E402
+from tests.tracking.parts import mlflow_server, shared  # noqa: E402
 
 LONGEST_FIRST = (
     "line/test_line.py",
@@ -63,7 +63,8 @@ def digits_data(shared_folder: Path) -> Copy:
 @pytest.fixture(scope="session")
 def server_uri(shared_folder: Path) -> Iterator[str]:
     """Address of an MLflow server, the same for all processes."""
-    with shared_mlflow_server(shared_folder / "mlflow-server") as uri:
+    folder = shared_folder / "mlflow-server"
+    with shared(folder, mlflow_server(folder)) as uri:
         yield uri
 
 

@@ -10,12 +10,12 @@ start them.
 """
 
 import atexit
-import contextlib
 import gc
 import importlib
 import json
 import os
 import runpy
+import signal
 import socket
 import struct
 import subprocess
@@ -126,17 +126,16 @@ def _serve(address: str) -> list[str]:
         listening.listen()
         sys.stdout.write("listening\n")
         sys.stdout.flush()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that have answered are waited for by nobody
         while True:
             connection, _ = listening.accept()
             with connection:
                 if os.fork() == 0:
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     listening.close()
                     if (arguments := _fork(connection)) is not None:
                         return arguments
                     os._exit(0)
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG) != (0, 0):  # those that have answered
-                    pass
 
 
 def _fork(connection: socket.socket) -> list[str] | None:

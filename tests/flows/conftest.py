@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.copies import Copy, clean_environment, copy_data, copy_home, copy_project
+from tests.tracking.parts import shared
 
 
 @pytest.fixture
@@ -51,19 +53,25 @@ def project(fresh_project: Copy, digits_data: Copy) -> Copy:
     return fresh_project
 
 
-@pytest.fixture(scope="session")
-def named_server(tmp_path_factory: pytest.TempPathFactory, digits_data: Copy) -> Iterator[dict[str, str]]:
-    """A Prefect server for many projects, as variables that name it."""
-    home = tmp_path_factory.mktemp("named") / "prefect"
-    shutil.copytree(digits_data.home / "prefect", home)
+@contextmanager
+def prefect_server(home: Path, databases: Path) -> Iterator[str]:
+    """A Prefect server for many projects; yields the variables that name it, as JSON."""
+    shutil.copytree(databases, home)
     command = [sys.executable, "-c", SERVE, str(home)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(), text=True
     ) as server:
         assert server.stdin is not None and server.stdout is not None
-        named: dict[str, str] = json.loads(server.stdout.readline())
-        yield named
+        yield server.stdout.readline()
         server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def named_server(shared_folder: Path, digits_data: Copy) -> Iterator[dict[str, str]]:
+    """A Prefect server for many projects, the same for all processes, as variables that name it."""
+    folder = shared_folder / "prefect-server"
+    with shared(folder, prefect_server(folder / "prefect", digits_data.home / "prefect")) as named:
+        yield json.loads(named)
 
 
 @pytest.fixture

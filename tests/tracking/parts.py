@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +151,12 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def shared_mlflow_server(folder: Path) -> Iterator[str]:
-    """One such server for all processes that run tests: the first one starts it, and ends it when no other needs it."""
+def shared(folder: Path, server: AbstractContextManager[str]) -> Iterator[str]:
+    """One server for all processes that run tests: the first one starts it, and ends it when no other needs it.
+
+    Yields:
+        What the server yields: its address.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     address = folder / "address"
     with (folder / "users.lock").open("w") as users, ExitStack() as own:
@@ -160,7 +164,7 @@ def shared_mlflow_server(folder: Path) -> Iterator[str]:
             fcntl.flock(users, fcntl.LOCK_SH)
             is_first = not address.exists()
             if is_first:
-                address.write_text(own.enter_context(mlflow_server(folder)))
+                address.write_text(own.enter_context(server))
         yield address.read_text()
         if is_first:
             fcntl.flock(users, fcntl.LOCK_EX)  # until all others have ended
