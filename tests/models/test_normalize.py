@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from assay.models.normalize import NormalizeFeatures
+from assay.models.normalize import BatchNorm, NormalizeFeatures
 
 NAN = float("nan")
 
@@ -16,3 +17,14 @@ def test_missing_features_get_no_gradient() -> None:
     values = torch.tensor([[3.0, NAN]], requires_grad=True)
     NormalizeFeatures((1.0, 2.0), (2.0, 4.0))(values).sum().backward()
     assert values.grad.tolist() == [[0.5, 0.0]]
+
+
+def test_batch_norm_of_one_example_is_by_running_statistics_and_leaves_them() -> None:
+    norm, torchs = BatchNorm(3), torch.nn.BatchNorm1d(3)
+    values = torch.tensor([[1.0, 2.0, 3.0], [5.0, 2.0, 0.0]])
+    torch.testing.assert_close(norm(values), torchs(values))
+    before = {name: buffer.clone() for name, buffer in norm.state_dict().items()}
+    torch.testing.assert_close(norm(values[:1]), torchs.eval()(values[:1]))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in norm.state_dict().items())
+    with pytest.raises(ValueError, match="more than 1 value"):
+        torchs.train()(values[:1])

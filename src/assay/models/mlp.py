@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from assay.models.normalize import Normalize, NormalizeFeatures
+from assay.models.normalize import BatchNorm, Normalize, NormalizeFeatures
 from assay.models.spec import ModelSpec
 from assay.params import MlpParams
 from assay.records import IMAGE, SERIES
@@ -54,7 +54,7 @@ class Mlp(nn.Module):
         self.normalize = (Normalize if spec.kind == IMAGE else NormalizeFeatures)(spec.mean, spec.std)
         widths = (self.num_features, *params.hidden_units)
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in params.hidden_units if params.batch_norm)
+        self.norms = nn.ModuleList(BatchNorm(width) for width in params.hidden_units if params.batch_norm)
         self.input_dropout = nn.Dropout(spec.dropout.input)
         self.dropout = nn.Dropout(spec.dropout.hidden)
         self.output = nn.Linear(widths[-1], spec.num_classes)

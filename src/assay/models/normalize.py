@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -59,3 +60,17 @@ class NormalizeFeatures(nn.Module):
         # Replaced before the arithmetic, too: NaN times the gradient 0 would be NaN.
         missing = values.isnan()
         return ((values.masked_fill(missing, 0.0) - self.mean) / self.std).masked_fill(missing, 0.0)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of features, which takes a batch of one, too.
+
+    One example has no variance to be normalised by: while training it is normalised by the running statistics, as
+    later in use, and leaves them as they are. The last batch of an epoch may be that small.
+    """
+
+    def forward(self, inputs: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+        """Return the normalised features."""
+        if self.training and len(inputs) == 1:
+            return F.batch_norm(inputs, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(inputs)
