@@ -25,6 +25,7 @@ GOLDEN = {
     "transformer-image": 0.97645080,
     "mlp-table": 0.76508379,
     "mlp-series": 0.58961332,
+    "mlp-series-statistics": 0.70362973,
     "mlp-image": 0.54207242,
     "cnn-plain": 1.05419815,
     "cnn-residual": 0.76433980,

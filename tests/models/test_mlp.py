@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from assay.errors import ParamsError
 from assay.models.build import build_model
+from assay.models.fitting import takes_any_length
 from assay.models.mlp import Mlp
 from assay.models.spec import DropoutProbs
 from assay.params import LstmParams, MlpParams
 from assay.records import IMAGE, SERIES, TABLE
-from tests.models.tiny import inputs_of, spec_of
+from tests.models.tiny import inputs_of, spec_of, with_padding
 
 
 def test_logits_equal_the_textbook_form() -> None:
@@ -38,6 +40,30 @@ def test_batch_norm_normalises_before_the_nonlinearity() -> None:
 def test_a_shorter_series_counts_as_padded() -> None:
     module, inputs = build_model(spec_of(MlpParams(), SERIES), 0), inputs_of(SERIES)[1:]
     torch.testing.assert_close(module(inputs[:, :5]), module(inputs))
+
+
+def test_statistics_of_a_series_are_standardized_and_padding_has_no_part_in_them() -> None:
+    module, inputs = build_model(spec_of(MlpParams(features="statistics"), SERIES), 0), inputs_of(SERIES)
+    seen: dict[str, torch.Tensor] = {}
+    module.input_dropout.register_forward_hook(lambda layer, args, out: seen.update(features=args[0]))
+    expected = module.statistics(module.normalize(inputs), ~inputs.isnan())
+    module(inputs)
+    variance, mean = torch.var_mean(expected, 0, correction=0)
+    torch.testing.assert_close(seen["features"], (expected - mean) / (variance + 1e-5).sqrt())
+    for extra in (-2, 5):
+        some = inputs[1:]
+        torch.testing.assert_close(module.eval()(with_padding(some, extra)), module(some))
+
+
+@pytest.mark.parametrize("kind", [TABLE, IMAGE])
+def test_statistics_of_what_has_no_steps_are_refused(kind: str) -> None:
+    with pytest.raises(ParamsError, match=f"statistics: are over the steps of series, and the data is of kind {kind}"):
+        build_model(spec_of(MlpParams(features="statistics"), kind), 0)
+
+
+def test_only_with_statistics_it_takes_series_of_any_length() -> None:
+    assert takes_any_length(spec_of(MlpParams(features="statistics"), SERIES))
+    assert not takes_any_length(spec_of(MlpParams(), SERIES))
 
 
 def test_an_image_lies_row_by_row_channels_together() -> None:

@@ -28,6 +28,7 @@ CASES: dict[str, tuple[ModelParams, str]] = {
     "transformer-image": (TransformerParams(dim=8, patch_size=4, num_layers=1), IMAGE),
     "mlp-table": (MlpParams(hidden_units=(16,)), TABLE),
     "mlp-series": (MlpParams(hidden_units=(16, 8), batch_norm=True), SERIES),
+    "mlp-series-statistics": (MlpParams(features="statistics", hidden_units=(16,)), SERIES),
     "mlp-image": (MlpParams(hidden_units=()), IMAGE),
     "cnn-plain": (CnnParams(channels=(4, 8), hidden_units=16), IMAGE),
     "cnn-residual": (CnnParams(channels=(4, 8), batch_norm=True, residual_blocks=1, head="average"), IMAGE),

@@ -198,3 +198,13 @@ def test_choices_of_training_change_it_and_resume_exactly(tmp_path: Path, change
     parts = fit(dataset, splits, MODELS["mlp"], changed, FP32, tmp_path / "parts")
     assert parts.weights_sha256 == hashes["changed"]
     assert "class_weights" in changes or hashes["changed"] != hashes["plain"]
+
+
+def test_statistics_of_series_resume_exactly_where_the_last_batch_is_one_example(tmp_path: Path) -> None:
+    dataset, splits = make(SERIES, tmp_path)
+    model = MlpParams(features="statistics", hidden_units=(16,), batch_norm=True)
+    train = TRAIN.model_copy(update={"ema_decay": 0.9, "batch_size": splits.num_train - 1})
+    whole = fit(dataset, splits, model, train, FP32, tmp_path / "whole")
+    assert whole.num_steps == 2 * train.num_epochs
+    fit(dataset, splits, model, train, FP32, tmp_path / "parts", until_epoch=2)
+    assert fit(dataset, splits, model, train, FP32, tmp_path / "parts").weights_sha256 == whole.weights_sha256

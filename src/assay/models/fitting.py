@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import ParamsError
 from assay.models.spec import ModelSpec
-from assay.params import AugmentationParams, LstmParams, ModelParams, TransformerParams
+from assay.params import AugmentationParams, LstmParams, MlpParams, ModelParams, TransformerParams
 from assay.records import IMAGE, SERIES, TABLE, TEXT, DataRef
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ def require_kind(params: ModelParams, kind: str) -> None:
         ParamsError: It does not.
     """
     if kind in TAKES[params.kind]:
+        if kind != SERIES and _has_statistics(params):
+            raise ParamsError(
+                f"model.features=statistics: are over the steps of series, and the data is of kind {kind}. Choose "
+                "model.features=values."
+            )
         return
     fitting = " or ".join(name for name, kinds in TAKES.items() if kind in kinds)
     raise ParamsError(
@@ -50,7 +55,9 @@ def input_shape(params: ModelParams, kind: str, shape: tuple[int, ...]) -> tuple
 
 def takes_any_length(spec: ModelSpec) -> bool:
     """Whether a model takes texts or series that are shorter than its spec says."""
-    return spec.kind in (TEXT, SERIES) and isinstance(spec.model, LstmParams | TransformerParams)
+    return spec.kind in (TEXT, SERIES) and (
+        isinstance(spec.model, LstmParams | TransformerParams) or _has_statistics(spec.model)
+    )
 
 
 def require_augmentation(params: AugmentationParams, kind: str) -> None:
@@ -116,6 +123,10 @@ def example_input(spec: ModelSpec, num_rows: int) -> "Tensor":
         height, width, channels = spec.image_shape
         return torch.zeros(num_rows, channels, height, width)
     return torch.zeros(num_rows, *spec.shape)
+
+
+def _has_statistics(params: ModelParams) -> bool:
+    return isinstance(params, MlpParams) and params.features == "statistics"
 
 
 def _listed(kinds: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from assay.models.normalize import BatchNorm, Normalize, NormalizeFeatures
 from assay.models.spec import ModelSpec
+from assay.models.statistics import SeriesStatistics, num_statistics
 from assay.params import MlpParams
 from assay.records import IMAGE, SERIES
 
@@ -17,7 +18,7 @@ from assay.records import IMAGE, SERIES
 class Mlp(nn.Module):
     """A multilayer perceptron.
 
-    With ``x`` the normalised input laid out flat and ``relu(z) = max(z, 0)``::
+    With ``x`` the normalised input laid out flat, or the statistics of a series, and ``relu(z) = max(z, 0)``::
 
         h_0 = input_dropout(x)
         h_i = dropout(relu(norm(W_i h_{i-1} + b_i)))    i = 1 .. n, one for each entry of `MlpParams.hidden_units`
@@ -29,8 +30,14 @@ class Mlp(nn.Module):
     table and the padding of a series count as the mean, which is 0 once normalised. An image is laid out row by row
     with the channels of a pixel together, a series step by step.
 
+    Where `MlpParams.features` are ``statistics``, ``x`` is what `assay.models.statistics.SeriesStatistics` makes of a
+    normalised series, each statistic to zero mean and unit variance by batch normalisation without gain and shift.
+    Padding has no part in it then: the logits do not depend on how much of it there is.
+
     Attributes:
         normalize: Each column or channel to zero mean and unit variance.
+        statistics: The statistics of a series; None where its values are the features.
+        standardize: Batch normalisation of the statistics; None without.
         layers: The hidden layers.
         norms: Batch normalisation of each hidden layer; empty without.
         input_dropout: Dropout of features.
@@ -49,9 +56,12 @@ class Mlp(nn.Module):
         params = spec.model
         if not isinstance(params, MlpParams):
             raise TypeError(f"an Mlp is made of MlpParams, not of {type(params).__name__}")
-        self.num_features = math.prod(spec.shape)
+        has_statistics = params.features == "statistics"
+        self.num_features = num_statistics(spec.shape[-1]) if has_statistics else math.prod(spec.shape)
         self.kind = spec.kind
         self.normalize = (Normalize if spec.kind == IMAGE else NormalizeFeatures)(spec.mean, spec.std)
+        self.statistics = SeriesStatistics(spec.shape[-1]) if has_statistics else None
+        self.standardize = BatchNorm(self.num_features, affine=False) if has_statistics else None
         widths = (self.num_features, *params.hidden_units)
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
         self.norms = nn.ModuleList(BatchNorm(width) for width in params.hidden_units if params.batch_norm)
@@ -76,7 +86,7 @@ class Mlp(nn.Module):
         Returns:
             One logit for each class.
         """
-        hidden = self.input_dropout(self._flatten(self.normalize(inputs)))
+        hidden = self.input_dropout(self._features(inputs))
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden)
             if self.norms:
@@ -85,8 +95,12 @@ class Mlp(nn.Module):
         logits: Tensor = self.output(hidden)
         return logits
 
-    def _flatten(self, values: Tensor) -> Tensor:
-        flat = (values.permute(0, 2, 3, 1) if self.kind == IMAGE else values).flatten(1)
+    def _features(self, inputs: Tensor) -> Tensor:
+        values = self.normalize(inputs)
+        if self.statistics is not None and self.standardize is not None:
+            standardized: Tensor = self.standardize(self.statistics(values, ~inputs.isnan()))
+            return standardized
+        flat: Tensor = (values.permute(0, 2, 3, 1) if self.kind == IMAGE else values).flatten(1)
         if self.kind == SERIES and flat.shape[1] != self.num_features:
             flat = F.pad(flat, (0, self.num_features - flat.shape[1]))
         return flat

@@ -93,9 +93,11 @@ class TransformerParams(Section):
 
 
 class MlpParams(Section):
-    """Fully connected layers for tables; images and series are flattened."""
+    """Fully connected layers for tables, for images laid out flat, for the values or the statistics of series."""
 
     kind: Literal["mlp"] = "mlp"
+    features: Literal["values", "statistics"] = "values"
+    """What is seen of an example: all its values, or statistics over time of each channel; series only."""
     hidden_units: tuple[Width, ...] = Field((128, 128), max_length=16)
     """Width of each hidden layer; none is multinomial logistic regression."""
     batch_norm: bool = False
