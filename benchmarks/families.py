@@ -91,6 +91,17 @@ CASES = {
         starts_from_minilm=True,
     ),
     "watch-lstm": Case("watch", "params/sequence.yaml", is_divided_anew=True),
+    "watch-mlp": Case(
+        "watch",
+        "params/sequence.yaml",
+        (
+            "model={kind: mlp, features: statistics, hidden_units: [512]}",
+            "train.augmentation={kind: series, jitter_std: 0.0, scale_std: 0.1, time_mask_fraction: 0.0}",
+            "train.input_dropout_prob=0.2",
+            "train.num_epochs=20",
+        ),
+        is_divided_anew=True,
+    ),
     "spoken-digits-lstm": Case(
         "spoken-digits",
         "params/sequence.yaml",
