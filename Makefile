@@ -50,6 +50,7 @@ env:
 	  && [ $(STAMP) -nt constraints.txt ] && [ $(STAMP) -nt pyproject.toml ]; then :; else $(MAKE) --no-print-directory $(STAMP)-now; fi
 
 .PHONY: $(STAMP)-now
+# pip would compile on one core, and the tests of packages too. What is not compiled here, is when it is imported.
 $(STAMP)-now:
 	@set -e; \
 	python=''; \
@@ -64,7 +65,9 @@ $(STAMP)-now:
 	fi; \
 	echo "Making the environment in $(VENV) with $$($$python --version) (once; about two minutes)."; \
 	$$python -m venv --clear $(VENV); \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'; \
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[dev]'; \
+	$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing)/' $(VENV)/lib || :; \
 	touch $(STAMP)
 
 # Resolve again within pyproject.toml's ranges and write the result down; names that only another platform needs keep
