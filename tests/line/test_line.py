@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SERVICES = ("services.cpu_workers=2",)
 IS_NEW = True
+SECRET = "s3cret-of-the-line"
+AUTH = f"anna:{SECRET}"
 LONG = ("train.num_epochs=80", "train.early_stopping=null", "train.checkpoint_every_seconds=0.5")
 """Some seconds of training: long enough to be hit in the middle."""
 
@@ -134,7 +138,7 @@ def test_an_ablation_in_a_pool_shows_its_verdicts(line: Line) -> None:
     [verdict] = json.loads(pages["verdicts"])
     assert verdict["level"] == "l2=0.5"
     assert f"{line.mlflow_url}/#/compare-runs?" in pages["result"]
-    assert httpx.get(pages["forest"], timeout=30).headers["content-type"] == "image/png"
+    assert httpx.get(pages["forest"], auth=("anna", SECRET), timeout=30).headers["content-type"] == "image/png"
 
 
 @pytest.mark.parametrize(
@@ -278,35 +282,45 @@ def test_up_repairs_what_was_killed(line: Line) -> None:
         wait_for(lambda pid=pid: not psutil.pid_exists(pid))  # type: ignore[misc]
 
 
-def test_down_checkpoints_a_taken_port_is_named_and_the_next_up_goes_on(line: Line, unbroken: Result) -> None:
+@dataclass
+class Downtime:
+    """What happened while everything was down.
+
+    Attributes:
+        run: The run that was training before.
+        nights: Three nights that passed, the first one first.
+        down: `assay down`, as that run trained.
+        again: `assay down` once more.
+        taken: `assay up` with a port that something else listens on.
+    """
+
+    run: str
+    nights: list[str]
+    down: subprocess.CompletedProcess[str]
+    again: subprocess.CompletedProcess[str]
+    taken: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def downtime(line: Line) -> Downtime:
+    """Take everything down in the middle of a training, let three nights pass, and bring it up again."""
     run = line.submit(*LONG, "train.checkpoint_every_seconds=3600", "evaluation.num_bootstrap=108")
     line.wait_for_training(run)
-    done = line.copy.assay("down")
-    assert "Waiting for 1 running training to write a checkpoint" in done.stderr
+    down = line.copy.assay("down")
     assert line.processes() == []
-    assert "Nothing was up" in line.copy.assay("down").stderr
+    again = line.copy.assay("down")
     assert not line.status()["is_up"]
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        done = line.copy.assay("up", f"services.prefect_port={line.prefect_port}", f"services.mlflow_port={port}")
-    assert done.returncode == 2
-    assert f"services.mlflow_port={port}: Address already in use (process {os.getpid()}: " in done.stderr
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        ports = (f"services.prefect_port={line.prefect_port}", f"services.mlflow_port={other.getsockname()[1]}")
+        taken = line.copy.assay("up", *ports)
     assert line.processes() == []
-    line.up()
-    assert_whole(line, run, unbroken)
-
-
-def test_only_the_latest_missed_night_runs(line: Line) -> None:
-    """Three nights pass while everything is down."""
-    line.down()
-    nights = line.rows(
-        "prefect/prefect.db",
-        "select id from flow_run where auto_scheduled and state_type = 'SCHEDULED' order by expected_start_time "
-        "limit 3",
+    query = (
+        "select id from flow_run where auto_scheduled and state_type = 'SCHEDULED' order by expected_start_time limit 3"
     )
-    for days, (night,) in zip((3, 2, 1), nights, strict=True):
+    nights = [str(night) for (night,) in line.rows("prefect/prefect.db", query)]
+    for days, night in zip((3, 2, 1), nights, strict=True):
         moment = f"strftime('%Y-%m-%d %H:%M:%S.000000', 'now', '-{days} days')"
         line.rows(
             "prefect/prefect.db",
@@ -321,7 +335,24 @@ def test_only_the_latest_missed_night_runs(line: Line) -> None:
             night,
         )
     line.up()
-    ends = [line.wait_for_end(str(night)) for (night,) in nights]
+    return Downtime(run, nights, down, again, taken)
+
+
+def test_down_checkpoints_and_the_next_up_goes_on(line: Line, unbroken: Result, downtime: Downtime) -> None:
+    assert "Waiting for 1 running training to write a checkpoint" in downtime.down.stderr
+    assert "Nothing was up" in downtime.again.stderr
+    assert_whole(line, downtime.run, unbroken)
+
+
+def test_a_taken_port_is_named(line: Line, downtime: Downtime) -> None:
+    assert downtime.taken.returncode == 2
+    assert re.search(
+        rf"services\.mlflow_port=\d+: Address already in use \(process {os.getpid()}: ", downtime.taken.stderr
+    )
+
+
+def test_only_the_latest_missed_night_runs(line: Line, downtime: Downtime) -> None:
+    ends = [line.wait_for_end(night) for night in downtime.nights]
     assert ends[2] == "Completed"
     assert set(ends[:2]) <= {"Cancelled", "Skipped"}
     [(taken,)] = line.rows("ledger.db", "select count(*) from assay_nights")
@@ -380,21 +411,17 @@ def test_nothing_runs_as_a_pickle(line: Line) -> None:
 
 
 def test_secrets_are_in_no_log_no_process_list_and_no_readable_file(line: Line) -> None:
-    """The last one, as the line keeps its credentials."""
-    secret = "s3cret-of-the-line"
-    line.down()
-    line.copy.environment["ASSAY_AUTH"] = f"anna:{secret}"
-    line.up()
+    """The last one: whatever the tests before it did has left its traces."""
     run = line.submit("train.num_epochs=1", "train.seed=3")
     assert httpx.get(f"{line.url}/api/flow_runs/{run}", trust_env=False).status_code == 401
     assert line.wait_for_end(run) == "Completed"
     for process in line.processes():
-        assert secret not in " ".join(process.cmdline())
+        assert SECRET not in " ".join(process.cmdline())
     for file in (line.home / "services").rglob("*"):
-        if file.is_file() and secret.encode() in file.read_bytes():
+        if file.is_file() and SECRET.encode() in file.read_bytes():
             assert file.name == "programs.json"
             assert file.stat().st_mode & 0o077 == 0
     with line.api() as api:
         mine = {"flow_runs": {"id": {"any_": [run]}}}
-        assert secret not in str(api.filter("/flow_runs/filter", mine))
-        assert secret not in str(api.filter("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}}))
+        assert SECRET not in str(api.filter("/flow_runs/filter", mine))
+        assert SECRET not in str(api.filter("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}}))
