@@ -1,6 +1,7 @@
 """Runs as forks: each is the process it would have been, is told apart from the others, and ends with its worker."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 import assay.services.runs as runs
 from assay.services.runs import RunHandle, fork_run, start_run
+from assay.services.slots import forks
 
 PROGRAM = """
 import json, os, sys, time
@@ -68,6 +70,7 @@ class Starter:
         while not self.address.exists() and self.process.poll() is None:
             time.sleep(0.01)
         while not self._listens():
+            assert self.process.poll() is None
             time.sleep(0.01)
 
     def _listens(self) -> bool:
@@ -233,3 +236,21 @@ def test_another_setting_of_prefects_starts_the_run_over(make: Callable[..., Sta
 
 def test_nobody_listens(tmp_path: Path) -> None:
     assert asyncio.run(fork_run(tmp_path / "run.sock", "cpu-0", "abc", {}, tmp_path / "log")) is None
+
+
+def test_a_starter_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_ANSWER_SECONDS", 0.05)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "run.sock"))
+        silent.listen()
+        assert asyncio.run(fork_run(tmp_path / "run.sock", "cpu-0", "abc", {}, tmp_path / "log")) is None
+
+
+def test_runs_are_not_forked_where_the_kernel_does_not_tell_of_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert forks("cpu") and forks("gpu") and not forks("tpu")
+
+    def refuse(pid: int) -> int:
+        raise OSError(errno.ENOSYS, "no such call")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    assert not forks("cpu")

@@ -3,8 +3,8 @@
     python -m assay.services.run_starter POOL
 
 Importing torch, MLflow, scikit-learn and Prefect is much of the time between a submitted form and the first step. This
-process has done it, and does nothing else: no step, no product and no device before a fork, so there is no thread and
-no state of a device that a fork could lose. A worker asks over a Unix socket, one connection for each run. For it a
+process has done it, and does nothing else: no step, no product and no device before a fork, so torch has no thread and
+no device a state that a fork could lose. A worker asks over a Unix socket, one connection for each run. For it a
 guardian is forked, which forks the run, waits for its end, and ends it where the worker goes first.
 
 What somebody may have changed since is not imported ahead: neither assay's training nor the flows. Where a package
@@ -42,7 +42,7 @@ _SLOW_IMPORTS = (
 )
 _SLOW_IMPORTS_OF = {"cpu": ("torch._dynamo",)}  # with a GPU it may ask the driver, which no fork could do again
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
-_OWN_OF_EACH = ("PREFECT", "SUPERVISOR_", "ASSAY_PROGRAM", "ASSAY_PRELOAD", *DEVICE_VARIABLES)
+_OWN_OF_EACH = ("PREFECT", "SUPERVISOR_", "ASSAY_PROGRAM", *DEVICE_VARIABLES)
 """Beginnings of variables that differ from run to run and that no import reads, or that are looked at by themselves."""
 _exit_code = 1  # of an exception that nobody caught
 
@@ -163,15 +163,17 @@ def _packages_as_they_are() -> dict[str, int]:
     """When each folder of packages, and each file of this package that is imported, was changed (Unix time, ns)."""
     folders = [entry for entry in sys.path if Path(entry).name in _PACKAGE_FOLDERS]
     own = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "assay"]
-    files = [Path(entry) for entry in (*folders, *own) if entry]
+    files = [Path(entry) for entry in (*folders, *own, __file__) if entry]
     return {str(file): file.stat().st_mtime_ns for file in files if file.exists()}
 
 
 def _end_at_once() -> None:
     """Leave what was imported to the kernel: freeing it object by object copies every page of a fork."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(_exit_code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(_exit_code)
 
 
 def main(pool: str) -> int:

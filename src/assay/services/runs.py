@@ -13,8 +13,9 @@ from typing import Any
 from assay.services.child import GRACE_SECONDS
 
 _UNKNOWN_EXIT_CODE = -signal.SIGKILL
-_ANSWER_SECONDS = 60.0
-"""How long the process that forks may take to begin: it may be importing."""
+_ANSWER_SECONDS = 20.0
+"""How long the process that forks may take to begin: it may be importing. Well before the keeper gives up on a run that
+nobody begins."""
 
 
 class RunHandle:
@@ -55,18 +56,17 @@ async def fork_run(
     Returns:
         The run; None where nobody listens or answers.
     """
+    told = {"slot": slot, "flow_run_id": flow_run_id, "environment": dict(environment), "log_file": str(log_file)}
     try:
         reader, writer = await asyncio.open_unix_connection(str(address))
     except OSError:
         return None
-    told = {"slot": slot, "flow_run_id": flow_run_id, "environment": dict(environment), "log_file": str(log_file)}
-    with contextlib.suppress(OSError):  # then there is no answer either
-        writer.write(json.dumps(told).encode() + b"\n")
-        await writer.drain()
-    try:
-        pid = (await asyncio.wait_for(_answer(reader), _ANSWER_SECONDS)).get("pid")
-    except TimeoutError:
-        pid = None
+    pid = None
+    with contextlib.suppress(OSError):  # `TimeoutError` is one
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            writer.write(json.dumps(told).encode() + b"\n")
+            await writer.drain()
+            pid = (await _answer(reader)).get("pid")
     if pid is None:
         writer.close()
         return None

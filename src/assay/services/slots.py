@@ -53,7 +53,13 @@ def forks(pool: str) -> bool:
 
     Importing torch may take a TPU's chip, and it is Linux that tells of a process's end as of a file's.
     """
-    return pool != "tpu" and hasattr(os, "pidfd_open")
+    if pool == "tpu":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # another system, an old kernel, or a sandbox that does not allow it
+        return False
+    return True
 
 
 def find_slots(params: ServicesParams, dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> tuple[Slot, ...]:

@@ -154,7 +154,8 @@ def _programs(
 def _starters(client: dict[str, str], slots: tuple[Slot, ...]) -> Iterator[Program]:
     """One process for each pool that forks its runs."""
     for pool, slot in {slot.pool: slot for slot in slots if forks(slot.pool)}.items():
-        own = {name: value for name, value in slot.environment.items() if name not in DEVICE_VARIABLES}
+        is_one_of_many = pool != "cpu"  # which device a run sees is its own then; a CPU's runs see none
+        own = {k: v for k, v in slot.environment.items() if not (is_one_of_many and k in DEVICE_VARIABLES)}
         yield Program(
             f"{pool}-starter",
             (sys.executable, "-m", "assay.services.run_starter", pool),
