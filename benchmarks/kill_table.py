@@ -118,9 +118,7 @@ def kill(line: Line, run: str, target: str) -> None:
         if pid == -1:  # it had just completed: a worker that waits is killed instead
             victim = line.pid_of("cpu-0")
         else:
-            victim = {"run": lambda: pid, "guardian": lambda: parent(pid), "worker": lambda: worker(line, run)}[
-                target
-            ]()
+            victim = worker(line, run) if target == "worker" else parent(pid) if target == "guardian" else pid
     elif target == "starter":
         victim = line.pid_of("cpu-starter")
     elif target == "supervisor":

@@ -21,14 +21,12 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
 
 from assay.garbage import collect_rarely
-from assay.services.child import end_with_parent
+from assay.services.child import end_at_once_after, end_with_parent
 
 _PACKAGES = (
     *("torch", "torch.export._trace", "torch._dynamo", "safetensors.torch", "PIL.Image", "psutil", "httpx", "grimp"),
@@ -156,21 +154,14 @@ def _fork(connection: socket.socket) -> list[str] | None:
     return list(request["arguments"])
 
 
-def _end(code: int) -> NoReturn:
-    """End as the interpreter does, but leave what was imported to the kernel: freeing it would copy every page."""
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def _main(address: str) -> int:
+    """Be the process that forks; in each fork, be the command."""
+    collect_rarely()
+    sys.argv = ["assay", *_serve(address)]
+    runpy.run_module("assay.cli.main", run_name="__main__", alter_sys=True)
+    return 0
 
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[2]))
-    collect_rarely()
-    command = _serve(sys.argv[1])
-    sys.argv = ["assay", *command]
-    try:
-        runpy.run_module("assay.cli.main", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        _end(end.code if isinstance(end.code, int) else int(end.code is not None))
+    end_at_once_after(lambda: _main(sys.argv[1]))

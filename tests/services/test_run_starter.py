@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import assay.services.runs as runs
+from assay.services.run_process import RunRequest
 from assay.services.runs import RunHandle, fork_run, start_run
 from assay.services.slots import forks
 
@@ -51,6 +52,9 @@ sys.exit(0 if request is None else execute(request.flow_run_id, request.slot))
 """
 
 
+NOBODYS = RunRequest("cpu-0", "abc", {}, "log")
+
+
 class Starter:
     """A starter with little to import, and what its runs are told and say."""
 
@@ -78,7 +82,10 @@ class Starter:
             return probe.connect_ex(str(self.address)) == 0
 
     async def fork(self, run: str, **variables: str) -> RunHandle | None:
-        return await fork_run(self.address, "cpu-0", run, self.environment | variables, self.log)
+        return await fork_run(self.address, self.request(run, **variables))
+
+    def request(self, run: str, **variables: str) -> RunRequest:
+        return RunRequest("cpu-0", run, self.environment | variables, str(self.log))
 
     def run(self, run: str, **variables: str) -> int | None:
         """Exit code of a run; None where none was started."""
@@ -164,7 +171,7 @@ def test_a_run_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_
 
     async def end() -> int:
         log = tmp_path / "log"
-        run = await start_run(tmp_path, "cpu-0", "abc", dict(os.environ), log)
+        run = await start_run(tmp_path, RunRequest("cpu-0", "abc", dict(os.environ), str(log)))
         await asyncio.to_thread(wait_for, log.read_text)
         await run.end()
         return await run.code
@@ -176,8 +183,7 @@ def started(starter: Starter) -> tuple[socket.socket, dict[str, Any]]:
     """A run under way, and the connection that it was asked for on."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(starter.address))
-    told = {"slot": "cpu-0", "flow_run_id": "sleeps", "environment": starter.environment, "log_file": str(starter.log)}
-    connection.sendall(json.dumps(told).encode() + b"\n")
+    connection.sendall(json.dumps(starter.request("sleeps")._asdict()).encode() + b"\n")
     run: dict[str, Any] = wait_for(starter.said)[0]
     return connection, run
 
@@ -235,7 +241,7 @@ def test_another_setting_of_prefects_starts_the_run_over(make: Callable[..., Sta
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    assert asyncio.run(fork_run(tmp_path / "run.sock", "cpu-0", "abc", {}, tmp_path / "log")) is None
+    assert asyncio.run(fork_run(tmp_path / "run.sock", NOBODYS)) is None
 
 
 def test_a_starter_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +249,7 @@ def test_a_starter_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkey
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "run.sock"))
         silent.listen()
-        assert asyncio.run(fork_run(tmp_path / "run.sock", "cpu-0", "abc", {}, tmp_path / "log")) is None
+        assert asyncio.run(fork_run(tmp_path / "run.sock", NOBODYS)) is None
 
 
 def test_runs_are_not_forked_where_the_kernel_does_not_tell_of_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,3 +260,16 @@ def test_runs_are_not_forked_where_the_kernel_does_not_tell_of_ends(monkeypatch:
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
     assert not forks("cpu")
+
+
+def test_the_end_of_a_fork_calls_every_exit_function_before_it_leaves() -> None:
+    """Those that are there before it is told to end at once would be called after it, which is never."""
+    program = "import sys, assay.services.run_starter\nprint('logging' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n", "logging has an exit function"
+    program = (
+        "import atexit, sys\nfrom assay.services.child import end_at_once_after\n"
+        "def main():\n    atexit.register(print, 'called')\n    sys.exit(3)\nend_at_once_after(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "called\n")

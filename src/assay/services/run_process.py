@@ -14,6 +14,7 @@ import runpy
 import signal
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from assay.garbage import collect_rarely
 from assay.project import find_project
@@ -23,6 +24,22 @@ from assay.services.paths import ServicePaths
 
 ALREADY_RUNNING = 75  # sysexits.h, EX_TEMPFAIL
 """Exit code of a process that finds its flow run executed by another one."""
+
+
+class RunRequest(NamedTuple):
+    """A run that is to have a process.
+
+    Attributes:
+        slot: Name of the device's slot, e.g. ``gpu-0``.
+        flow_run_id: Prefect's id of the run.
+        environment: All variables of its process.
+        log_file: Where it writes what is on no page.
+    """
+
+    slot: str
+    flow_run_id: str
+    environment: dict[str, str]
+    log_file: str
 
 
 def execute(flow_run_id: str, slot: str) -> int:

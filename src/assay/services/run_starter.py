@@ -12,7 +12,6 @@ changed, this process ends and the supervisor starts another one; where a variab
 one, the fork starts over as a process of its own.
 """
 
-import atexit
 import contextlib
 import gc
 import importlib
@@ -24,15 +23,15 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 
 from assay.garbage import collect_rarely
 from assay.project import find_project
-from assay.services.child import end_with_parent
+from assay.services.child import end_at_once_after, end_with_parent
 from assay.services.paths import ServicePaths
-from assay.services.run_process import execute
+from assay.services.run_process import RunRequest, execute
 from assay.services.slots import DEVICE_VARIABLES
 
 _SLOW_IMPORTS = (
@@ -44,26 +43,9 @@ _SLOW_IMPORTS_OF = {"cpu": ("torch._dynamo",)}  # with a GPU it may ask the driv
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 _OWN_OF_EACH = ("PREFECT", "SUPERVISOR_", "ASSAY_PROGRAM", *DEVICE_VARIABLES)
 """Beginnings of variables that differ from run to run and that no import reads, or that are looked at by themselves."""
-_exit_code = 1  # of an exception that nobody caught
 
 
-class Request(NamedTuple):
-    """A run that a worker asks for.
-
-    Attributes:
-        slot: Name of the device's slot, e.g. ``gpu-0``.
-        flow_run_id: Prefect's id of the run.
-        environment: All variables of its process.
-        log_file: Where it writes what is on no page.
-    """
-
-    slot: str
-    flow_run_id: str
-    environment: dict[str, str]
-    log_file: str
-
-
-def serve(address: Path, pool: str) -> Request | None:
+def serve(address: Path, pool: str) -> RunRequest | None:
     """Import what is slow and fork for each run that is asked for.
 
     Args:
@@ -96,7 +78,7 @@ def serve(address: Path, pool: str) -> Request | None:
                     return request
 
 
-def _guard(connection: socket.socket) -> Request:
+def _guard(connection: socket.socket) -> RunRequest:
     """Fork the run that a worker asks for, tell the worker its process id and its exit code; return in the run only.
 
     A worker that goes first has its run write a checkpoint and end.
@@ -106,7 +88,7 @@ def _guard(connection: socket.socket) -> Request:
         line = lines.readline()
     if not line.endswith(b"\n"):  # the worker has gone
         os._exit(0)
-    request = Request(**json.loads(line))
+    request = RunRequest(**json.loads(line))
     parent = os.getpid()
     if (pid := os.fork()) == 0:
         os.setsid()
@@ -134,7 +116,7 @@ def _tell(connection: socket.socket, **values: Any) -> None:
         connection.sendall(json.dumps(values).encode() + b"\n")
 
 
-def _take_over(request: Request, variables: Mapping[str, str]) -> None:
+def _take_over(request: RunRequest, variables: Mapping[str, str]) -> None:
     """Be the run's process; start over where what was imported has read other variables or settings than it has."""
     log = os.open(request.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
@@ -167,15 +149,6 @@ def _packages_as_they_are() -> dict[str, int]:
     return {str(file): file.stat().st_mtime_ns for file in files if file.exists()}
 
 
-def _end_at_once() -> None:
-    """Leave what was imported to the kernel: freeing it object by object copies every page of a fork."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(_exit_code)
-
-
 def main(pool: str) -> int:
     """Serve a pool until packages change.
 
@@ -191,10 +164,6 @@ def main(pool: str) -> int:
 
 
 if __name__ == "__main__":
-    atexit.register(_end_at_once)  # the first one to be registered is the last one to be called
     os.umask(0o077)
     end_with_parent(os.getppid())
-    try:
-        _exit_code = main(sys.argv[1])
-    except SystemExit as end:  # Prefect's engine ends so
-        _exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    end_at_once_after(lambda: main(sys.argv[1]))

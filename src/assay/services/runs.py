@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from assay.services.child import GRACE_SECONDS
+from assay.services.run_process import RunRequest
 
 _UNKNOWN_EXIT_CODE = -signal.SIGKILL
 _ANSWER_SECONDS = 20.0
@@ -41,22 +41,16 @@ class RunHandle:
                 await asyncio.wait_for(asyncio.shield(self.code), GRACE_SECONDS)
 
 
-async def fork_run(
-    address: Path, slot: str, flow_run_id: str, environment: Mapping[str, str], log_file: Path
-) -> RunHandle | None:
+async def fork_run(address: Path, request: RunRequest) -> RunHandle | None:
     """Have `assay.services.run_starter` fork a run's process.
 
     Args:
         address: Its Unix socket.
-        slot: Name of the device's slot.
-        flow_run_id: Prefect's id of the run.
-        environment: All variables of the process.
-        log_file: Where it writes what is on no page.
+        request: The run.
 
     Returns:
         The run; None where nobody listens or answers.
     """
-    told = {"slot": slot, "flow_run_id": flow_run_id, "environment": dict(environment), "log_file": str(log_file)}
     try:
         reader, writer = await asyncio.open_unix_connection(str(address))
     except OSError:
@@ -64,7 +58,7 @@ async def fork_run(
     pid = None
     with contextlib.suppress(OSError):  # `TimeoutError` is one
         async with asyncio.timeout(_ANSWER_SECONDS):
-            writer.write(json.dumps(told).encode() + b"\n")
+            writer.write(json.dumps(request._asdict()).encode() + b"\n")
             await writer.drain()
             pid = (await _answer(reader)).get("pid")
     if pid is None:
@@ -80,23 +74,18 @@ async def fork_run(
     return RunHandle(pid, asyncio.create_task(code()))
 
 
-async def start_run(
-    folder: Path, slot: str, flow_run_id: str, environment: Mapping[str, str], log_file: Path
-) -> RunHandle:
+async def start_run(folder: Path, request: RunRequest) -> RunHandle:
     """Start a run's process, which imports everything for itself.
 
     Args:
         folder: Where it works.
-        slot: Name of the device's slot.
-        flow_run_id: Prefect's id of the run.
-        environment: All variables of the process.
-        log_file: Where it writes what is on no page.
+        request: The run.
     """
-    with log_file.open("ab") as log:
+    with Path(request.log_file).open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "assay.services.run_process", slot, str(os.getpid()), flow_run_id),
+            *(sys.executable, "-m", "assay.services.run_process", request.slot, str(os.getpid()), request.flow_run_id),
             cwd=folder,
-            env=environment,
+            env=request.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -30,6 +30,7 @@ from assay.services.api import answers
 from assay.services.child import end_with_parent
 from assay.services.locks import holder
 from assay.services.paths import ServicePaths
+from assay.services.run_process import RunRequest
 from assay.services.runs import RunHandle, fork_run, start_run
 from assay.services.slots import forks
 
@@ -81,10 +82,10 @@ class DeviceWorker(BaseWorker[BaseJobConfiguration, BaseVariables, DeviceWorkerR
     async def _start(self, flow_run_id: str, environment: dict[str, str]) -> RunHandle:
         """Start a run's process, as a fork where there is somebody to fork."""
         paths = ServicePaths(self.project)
-        about = self.slot, flow_run_id, environment, paths.logs / f"{self.slot}-runs.log"
+        request = RunRequest(self.slot, flow_run_id, environment, str(paths.logs / f"{self.slot}-runs.log"))
         pool = self.slot.rpartition("-")[0]
-        forked = await fork_run(paths.starter_socket(pool), *about) if forks(pool) else None
-        return forked or await start_run(self.project.root, *about)
+        forked = await fork_run(paths.starter_socket(pool), request) if forks(pool) else None
+        return forked or await start_run(self.project.root, request)
 
     async def run(
         self,
