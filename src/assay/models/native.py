@@ -1,0 +1,299 @@
+"""Machine code made by LLVM in this process: loops over a batch's images, in the threads that torch computes with."""
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from llvmlite import binding, ir
+
+BYTE, SHORT, WORD, SIZE, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_HEADER = 5
+"""Numbers of a job before a loop's own: the loop, who tells a thread's number and the team's size, shares, images."""
+
+
+class Library:
+    """Machine code for this processor.
+
+    A batch is cut into as many shares as torch has threads, in order, about as torch divides it: what a thread works
+    on is in its core's cache. Which images are in a share does not depend on which threads do the work.
+
+    Args:
+        text: A module in LLVM's language, of functions that `Loop` wrote.
+    """
+
+    def __init__(self, text: str) -> None:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_default_triple().create_target_machine(
+            cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
+        )
+        module = binding.parse_assembly(text)
+        module.verify()
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+        passes.getModulePassManager().run(module, passes)
+        self._engine = binding.create_mcjit_compiler(module, machine)
+        self._engine.finalize_object()
+        self._functions: dict[str, tuple[int, Callable[..., None]]] = {}
+        self._share = self._engine.get_function_address("share")
+        self._parallel: Callable[..., None] | None = None
+        threads = _threads_of_torch()
+        if threads is not None:
+            pointer, number = ctypes.c_void_p, ctypes.c_uint
+            self._parallel = ctypes.CFUNCTYPE(None, pointer, pointer, number, number)(("GOMP_parallel", threads))
+            names = ("omp_get_thread_num", "omp_get_num_threads")
+            self._who = [ctypes.cast(getattr(threads, name), pointer).value or 0 for name in names]
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether it runs in as many threads as torch, not in one."""
+        return self._parallel is not None
+
+    def run(self, name: str, num_images: int, values: Sequence[int]) -> None:
+        """Run a loop over a batch.
+
+        Args:
+            name: Its name in the module.
+            num_images: Size of the batch.
+            values: What the loop takes: addresses and sizes.
+        """
+        if name not in self._functions:
+            address = self._engine.get_function_address(name)
+            self._functions[name] = address, ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3)(address)
+        address, function = self._functions[name]
+        num_shares = torch.get_num_threads()
+        is_shared = num_shares > 1 and self._parallel is not None
+        who = self._who if is_shared else (0, 0)
+        job = (ctypes.c_int64 * (_HEADER + len(values)))(address, *who, num_shares, num_images, *values)
+        if is_shared and self._parallel is not None:
+            self._parallel(self._share, ctypes.addressof(job), num_shares, 0)
+            return
+        for share in range(num_shares):
+            first, end = (num_images * number // num_shares for number in (share, share + 1))
+            function(ctypes.addressof(job), first, end, share)
+
+
+def new_module(name: str) -> Any:
+    """Return a module of LLVM that has what threads begin with; `str` of it is what `Library` takes."""
+    module = ir.Module(name)
+    module.triple = binding.get_process_triple()
+    _write_share(module)
+    return module
+
+
+def has_fused_multiply_add() -> bool:
+    """Return whether the processor multiplies and adds in one instruction."""
+    features = binding.get_host_cpu_features()
+    return bool(features.get("fma")) or bool(features.get("neon"))
+
+
+def float_lanes() -> int:
+    """Return how many float32 the processor computes with at once, 8 or 16."""
+    return 16 if binding.get_host_cpu_features().get("avx512f") else 8
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array in memory.
+
+    Attributes:
+        address: Where it is, a 64-bit number of LLVM.
+        kind: LLVM's type of its numbers.
+    """
+
+    address: Any
+    kind: Any
+
+
+class Loop:
+    """A function that visits images ``first`` to ``end``, as it is written.
+
+    Args:
+        module: Where it goes.
+        name: Its name.
+        num_values: How many values its jobs have.
+
+    Attributes:
+        builder: Where instructions go.
+        first: Number of the first image.
+        end: Number of the image after the last one.
+        share: Number of the share.
+        values: The job's values, 64-bit numbers.
+    """
+
+    def __init__(self, module: Any, name: str, num_values: int) -> None:
+        self._module = module
+        kind = ir.FunctionType(ir.VoidType(), [SIZE.as_pointer(), SIZE, SIZE, SIZE])
+        self._function = ir.Function(module, kind, name)
+        self.builder = at = ir.IRBuilder(self._function.append_basic_block())
+        job, self.first, self.end, self.share = self._function.args
+        self.values = [at.load(at.gep(job, [SIZE(_HEADER + place)])) for place in range(num_values)]
+
+    def close(self) -> None:
+        """End the function."""
+        self.builder.ret_void()
+
+    @contextmanager
+    def visit(self, begin: Any, end: Any, step: int = 1) -> Iterator[Any]:
+        """Repeat what is written in the block; give its index."""
+        index = self.variable(SIZE, _number(begin))
+        after = self._open(lambda value: self.builder.icmp_signed("<", value, _number(end)), index)
+        value = self.builder.load(index)
+        yield value
+        self.builder.store(self.builder.add(value, SIZE(step)), index)
+        self._close(after)
+
+    @contextmanager
+    def visit_ones(self, mask: Any) -> Iterator[Any]:
+        """Repeat what is written in the block for each bit of a mask that is 1; give its number, lowest first."""
+        kind = mask.type
+        rest = self.variable(kind, mask)
+        after = self._open(lambda value: self.builder.icmp_unsigned("!=", value, kind(0)), rest)
+        value = self.builder.load(rest)
+        number = self.builder.cttz(value, ir.IntType(1)(1))
+        yield number if kind.width == SIZE.width else self.builder.zext(number, SIZE)
+        self.builder.store(self.builder.and_(value, self.builder.sub(value, kind(1))), rest)
+        self._close(after)
+
+    def variable(self, kind: Any, value: Any) -> Any:
+        """Return where a local variable is, which LLVM keeps in a register."""
+        with self.builder.goto_entry_block():
+            place = self.builder.alloca(kind)
+        self.builder.store(value, place)
+        return place
+
+    def total(self, *terms: Any) -> Any:
+        """Add 64-bit numbers."""
+        result, *rest = map(_number, terms)
+        for term in rest:
+            result = self.builder.add(result, term)
+        return result
+
+    def product(self, *factors: Any) -> Any:
+        """Multiply 64-bit numbers."""
+        result, *rest = map(_number, factors)
+        for factor in rest:
+            result = self.builder.mul(result, factor)
+        return result
+
+    def part(self, array: Array, number: Any, length: Any) -> Array:
+        """Return the array of so many numbers that has this place in an array of them."""
+        address = self.builder.inttoptr(array.address, array.kind.as_pointer())
+        begin = self.builder.gep(address, [self.product(number, length)])
+        return Array(self.builder.ptrtoint(begin, SIZE), array.kind)
+
+    def load(self, array: Array, offset: Any, lanes: int | None = None) -> Any:
+        """Read one number, or a vector of several."""
+        kind = array.kind if lanes is None else ir.VectorType(array.kind, lanes)
+        return self.builder.load(self._at(array, offset, kind), align=1)
+
+    def store(self, value: Any, array: Array, offset: Any) -> None:
+        """Write one number, or a vector of several."""
+        self.builder.store(value, self._at(array, offset, value.type), align=1)
+
+    def multiply_add(self, first: Any, second: Any, third: Any) -> Any:
+        """Return ``first * second + third`` of float32 vectors, rounded once."""
+        kind = first.type
+        name = f"llvm.fma.v{kind.count}f32"
+        function = self._module.globals.get(name) or ir.Function(self._module, ir.FunctionType(kind, [kind] * 3), name)
+        return self.builder.call(function, [first, second, third])
+
+    def everywhere(self, number: Any, lanes: int) -> Any:
+        """Return a vector with one number in all lanes."""
+        kind = ir.VectorType(number.type, lanes)
+        nothing = ir.Constant(kind, ir.Undefined)
+        return self.builder.shuffle_vector(
+            self.builder.insert_element(nothing, number, WORD(0)), nothing, constant(WORD, 0, lanes)
+        )
+
+    def widened(self, value: Any) -> Any:
+        """Return float32 for the bits of bfloat16; float32 as it is."""
+        lanes = value.type.count if isinstance(value.type, ir.VectorType) else None
+        if _kind_of(value) == FLOAT:
+            return value
+        shift = WORD(16) if lanes is None else constant(WORD, 16, lanes)
+        words = self.builder.zext(value, shift.type)
+        return self.builder.bitcast(
+            self.builder.shl(words, shift), FLOAT if lanes is None else ir.VectorType(FLOAT, lanes)
+        )
+
+    def narrowed(self, vector: Any, kind: Any) -> Any:
+        """Return a float32 vector as it is, or as bits of bfloat16: to the nearest, ties to even."""
+        if kind == FLOAT:
+            return vector
+        at, lanes = self.builder, vector.type.count
+        words = at.bitcast(vector, ir.VectorType(WORD, lanes))
+        is_odd = at.and_(at.lshr(words, constant(WORD, 16, lanes)), constant(WORD, 1, lanes))
+        rounded = at.add(words, at.add(is_odd, constant(WORD, 0x7FFF, lanes)))
+        return at.trunc(at.lshr(rounded, constant(WORD, 16, lanes)), ir.VectorType(SHORT, lanes))
+
+    def _at(self, array: Array, offset: Any, kind: Any) -> Any:
+        address = self.builder.inttoptr(array.address, array.kind.as_pointer())
+        place = self.builder.gep(address, [_number(offset)])
+        return place if kind == array.kind else self.builder.bitcast(place, kind.as_pointer())
+
+    def _open(self, goes_on: Callable[[Any], Any], variable: Any) -> tuple[Any, Any]:
+        head, body, after = (self._function.append_basic_block() for _ in range(3))
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        self.builder.cbranch(goes_on(self.builder.load(variable)), body, after)
+        self.builder.position_at_end(body)
+        return head, after
+
+    def _close(self, blocks: tuple[Any, Any]) -> None:
+        head, after = blocks
+        self.builder.branch(head)
+        self.builder.position_at_end(after)
+
+
+def constant(kind: Any, value: float, lanes: int) -> Any:
+    """Return a vector of LLVM with one constant in all lanes."""
+    return ir.Constant(ir.VectorType(kind, lanes), [value] * lanes)
+
+
+def _number(value: Any) -> Any:
+    return SIZE(value) if isinstance(value, int) else value
+
+
+def _kind_of(value: Any) -> Any:
+    return value.type.element if isinstance(value.type, ir.VectorType) else value.type
+
+
+def _threads_of_torch() -> ctypes.CDLL | None:
+    """Return what finds the GNU runtime that torch itself is bound to: another copy would have threads of its own."""
+    try:
+        library = ctypes.CDLL(
+            str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"), os.RTLD_NOLOAD | os.RTLD_NOW
+        )
+        return library if library.GOMP_parallel and library.omp_get_num_threads else None
+    except (OSError, AttributeError):  # another system's name, or another runtime
+        return None
+
+
+def _write_share(module: Any) -> None:
+    """What each thread of a team runs: the loop over one share after the other, until none is left for it."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [SIZE.as_pointer()]), "share")
+    at = ir.IRBuilder(function.append_basic_block())
+    (job,) = function.args
+    loop, *who, num_shares, images = (at.load(at.gep(job, [SIZE(place)])) for place in range(_HEADER))
+    tell = ir.FunctionType(WORD, []).as_pointer()
+    thread, team = (at.zext(at.call(at.inttoptr(address, tell), []), SIZE) for address in who)
+    kind = ir.FunctionType(ir.VoidType(), [SIZE.as_pointer(), SIZE, SIZE, SIZE]).as_pointer()
+    before = at.block
+    head, body, after = (function.append_basic_block() for _ in range(3))
+    at.branch(head)
+    at.position_at_end(head)
+    share = at.phi(SIZE)
+    share.add_incoming(thread, before)
+    at.cbranch(at.icmp_unsigned("<", share, num_shares), body, after)
+    at.position_at_end(body)
+    first, end = (at.udiv(at.mul(images, part), num_shares) for part in (share, at.add(share, SIZE(1))))
+    at.call(at.inttoptr(loop, kind), [job, first, end, share])
+    share.add_incoming(at.add(share, team), at.block)
+    at.branch(head)
+    at.position_at_end(after)
+    at.ret_void()
