@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from assay.data.splits import load_split
 from assay.errors import NonFiniteError
-from assay.models import pooling_native
+from assay.models import pooled_conv, pooling_native
 from assay.models.build import build_model
 from assay.models.files import load_model
 from assay.params import (
@@ -66,6 +66,26 @@ def test_machine_code_that_begins_within_training_changes_no_byte(
         fit(dataset, splits, model, TRAIN, device, tmp_path / name)
         assert bool(made) == (name != "without")
     assert weights(tmp_path / "without") == weights(tmp_path / "from the third step on")
+
+
+@pytest.mark.parametrize("device", [FP32, BF16], ids=["fp32", "bf16"])
+def test_gradients_of_maxima_pause_and_go_on_in_the_same_bytes(
+    tmp_path: Path, device: DeviceParams, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, splits = tiny_dataset(tmp_path)
+    arguments = (dataset, splits, CnnParams(channels=(16, 32), hidden_units=16), TRAIN, device)
+    theirs = fit(*arguments, tmp_path / "theirs")
+    fit(*arguments, tmp_path / "other", until_epoch=1)
+    monkeypatch.setattr(pooled_conv, "_ENOUGH", 0)
+    unbroken = fit(*arguments, tmp_path / "unbroken")
+    fit(*arguments, tmp_path / "paused", until_epoch=1)
+    resumed = fit(*arguments, tmp_path / "paused")
+    assert weights(tmp_path / "paused") == weights(tmp_path / "unbroken")
+    assert resumed.resumed_from_step > 0 and not caplog.records
+    for ours, by_torch in zip(unbroken.history, theirs.history, strict=True):
+        assert ours.train_loss == pytest.approx(by_torch.train_loss, rel=0.01)
+    assert fit(*arguments, tmp_path / "other").resumed_from_step == 0  # it began with torch's, which round otherwise
+    assert "not used" in caplog.text
 
 
 def test_torch_is_left_as_it_was(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from assay.data.tokenizer import UNKNOWN_ID, TextEncoder
 from assay.devices import Compute, resolve, torch_device
 from assay.errors import ModelFileError, StorageError
 from assay.files import replace_file
+from assay.models.cnn import Cnn
 from assay.models.files import check_manifest, save_model
 from assay.models.fitting import require_augmentation, takes_any_length
 from assay.models.spec import ModelSpec
@@ -159,6 +160,8 @@ def fit(
                 on_pretraining,
             )
         state = _fresh_state(spec, train, compute, begin)
+        if _has_own_gradients(state.master.module, len(train_batches) * train.num_epochs, compute):
+            owner = fingerprint(run=owner, gradients="assay.models.pooled_conv")
         resumed_from_step = _go_on(state, run_dir / CHECKPOINT_FILE, owner)
         _replay(state, on_epoch, on_steps)
         last_epoch = min(until_epoch or train.num_epochs, train.num_epochs)
@@ -372,6 +375,15 @@ def _fresh_state(spec: ModelSpec, params: TrainParams, compute: Compute, begin: 
     average = WeightAverage(master, module, params.ema_decay) if params.ema_decay is not None else None
     rates = LayerRates(master, module, params.layer_decay) if params.layer_decay < 1 else None
     return TrainState(module, master, optimizer, augmentation, average, rates)
+
+
+def _has_own_gradients(module: nn.Module, num_examples: int, compute: Compute) -> bool:
+    """Prepare a module for training; return whether some of its gradients round otherwise than those of torch."""
+    return (
+        compute.device == "cpu"
+        and isinstance(module, Cnn)
+        and module.prepare_training(num_examples, compute.num_threads)
+    )
 
 
 def _go_on(state: TrainState, checkpoint: Path, owner: str) -> int:

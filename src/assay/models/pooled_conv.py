@@ -1,0 +1,137 @@
+"""``relu(max_pool2d(conv2d(x), 2))`` whose gradient is computed only where it is not zero.
+
+Of the four numbers of a window only the largest gets a gradient, and none where ReLU cuts it off. A dense backward pass
+multiplies all the zeros, which is three quarters of its work and more.
+"""
+
+import logging
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from assay.models.pooling_native import make_kernels
+
+if TYPE_CHECKING:
+    from assay.models.pooled_conv_loops import GradientLoops
+
+LANES = 16
+"""Input and output channels each have to be a multiple."""
+
+_ENOUGH = 1 << 35
+"""Multiplications of a layer's forward passes in a training, from which on making machine code is worth it."""
+
+_log = logging.getLogger(__name__)
+
+
+def is_worth_it(conv: nn.Conv2d, height: int, width: int, num_examples: int, num_threads: int) -> bool:
+    """Return whether a layer is to be trained by `conv_pool_relu`: machine code can be made, and pays.
+
+    It follows from the layer and the whole training, not from what a process did before: gradients are rounded
+    otherwise than those of torch's operations, so a training keeps to one way from its first step to the last.
+
+    Args:
+        conv: The convolution.
+        height: Height of its input.
+        width: Its width.
+        num_examples: Examples that all epochs of the training read together, at most.
+        num_threads: Threads that it computes with.
+    """
+    is_its_kind = (
+        conv.kernel_size == (3, 3)
+        and conv.padding == (1, 1)
+        and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
+        and conv.bias is not None
+        and conv.in_channels % LANES == 0
+        and conv.out_channels % LANES == 0
+        and min(height, width) >= 2
+    )
+    if not is_its_kind or num_examples * height * width * conv.weight.numel() < _ENOUGH:
+        return False
+    kernels = make_kernels()
+    if kernels is None or not (num_threads == 1 or kernels.is_parallel):
+        return False
+    return _loops(height, width, conv.in_channels, conv.out_channels) is not None
+
+
+def conv_pool_relu(
+    features: Float[Tensor, "batch channel height width"], conv: nn.Conv2d
+) -> Float[Tensor, "batch out_channel half_height half_width"]:
+    """Return ``relu(max_pool2d(conv(features), 2))`` on a CPU; an odd last row or column is left out.
+
+    Forward it is torch's convolution and the loop of `assay.models.pooling`. With ``g`` the gradient of the result,
+    ``p(w, o)`` the pixel of window ``w`` that is largest in channel ``o``, and the sum over the windows in which it is
+    positive::
+
+        d weight[o, i, t] = sum over w of g[w, o] * x[p(w, o) + t, i]        t = the nine offsets of the kernel
+        d x[q, i]         = sum over w, o, t with p(w, o) + t = q of g[w, o] * weight[o, i, t]
+        d bias[o]         = sum over w of g[w, o]
+
+    Sums are taken in float32, also where the arrays are bfloat16, and in the same order on every processor. Under
+    autocast everything is in its type. The second derivative is refused.
+
+    Args:
+        features: Input, fastest in channels-last layout.
+        conv: A layer of which `is_worth_it` said so.
+
+    Returns:
+        Pooled and rectified activations of half the height and width, rounded down.
+    """
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else features.dtype
+    pooled: Tensor = _ConvPoolRelu.apply(  # type: ignore[no-untyped-call]
+        features.to(kind), conv.weight.to(kind), None if conv.bias is None else conv.bias.to(kind)
+    )
+    return pooled
+
+
+class _ConvPoolRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        numbers = _last(F.conv2d(features, weight, bias, padding=1))
+        batch, height, width, channels = numbers.shape
+        pooled = numbers.new_empty((batch, height // 2, width // 2, channels))
+        places = torch.empty_like(pooled, dtype=torch.int8)
+        kernels = make_kernels()
+        assert kernels is not None
+        kernels.forward(_bits(numbers), _bits(pooled), places)
+        ctx.save_for_backward(_last(features), weight, places)
+        return pooled.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            raise NotImplementedError("conv_pool_relu has no second derivative: leave create_graph out")
+        features, weight, places = ctx.saved_tensors
+        _, height, width, channels = features.shape
+        loops = _loops(height, width, channels, len(weight))
+        assert loops is not None
+        of_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
+        of_weight, of_bias = loops.run(_last(gradients[0]), places, features, weight, of_features)
+        return (
+            None if of_features is None else of_features.permute(0, 3, 1, 2),
+            of_weight.to(weight.dtype),
+            of_bias.to(weight.dtype),
+        )
+
+
+@cache
+def _loops(height: int, width: int, in_channels: int, out_channels: int) -> "GradientLoops | None":
+    try:
+        from assay.models.pooled_conv_loops import GradientLoops
+
+        return GradientLoops(height, width, in_channels, out_channels)
+    except Exception as error:  # whatever it is, torch's operations do it
+        _log.warning("No machine code for gradients of a convolution (%s): training takes longer.", error)
+        return None
+
+
+def _last(values: Tensor) -> Tensor:
+    """View or copy as contiguous ``[batch, height, width, channel]``."""
+    return values.detach().permute(0, 2, 3, 1).contiguous()
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.view(torch.int16) if values.dtype == torch.bfloat16 else values
