@@ -65,9 +65,10 @@ def test_an_edited_source_file_is_named_and_trains(served: Copy) -> None:
     assert second["run_key"] != first["run_key"]
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(project: Copy, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(served: Copy, tmp_path: Path) -> None:
+    project = served
     overrides = ("train.num_epochs=12", "train.checkpoint_every_seconds=0")
-    shutil.copytree(project.home, tmp_path / "unbroken")
+    shutil.copytree(project.home, tmp_path / "unbroken", symlinks=True)
     unbroken = project.run(*overrides, ASSAY_HOME=str(tmp_path / "unbroken"))
 
     command = project.command("run", "--json", *QUICK, *overrides)

@@ -27,8 +27,8 @@ def save_archive(name: str, version: str, target: Path) -> None:
     command = create_command("download")
     options, _ = command.parse_args(["--no-binary", ":all:", "--retries", "1", "--no-input"])
     with command.main_context():
-        session = command.get_default_session(options)  # type: ignore[attr-defined]
-        finder = command._build_package_finder(options, session)  # type: ignore[attr-defined]
+        session = command.get_default_session(options)
+        finder = command._build_package_finder(options, session)
         links = [candidate.link for candidate in finder.find_all_candidates(name)]
         link = next((link for link in links if link.filename == target.name), None)
         if link is None:
