@@ -119,6 +119,14 @@ def residual(**changes) -> ModelSpec:
     return dataclasses.replace(SPEC, model=CnnParams(**params))
 
 
+def test_blocks_of_one_pixel_take_a_batch_of_one() -> None:
+    height, width, channels = SPEC.image_shape
+    num_pools = min(height, width).bit_length() - 1
+    module = build_model(residual(channels=(4,) * num_pools), 0)
+    module.train()(torch.rand(1, channels, height, width)).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())
+
+
 def test_a_block_adds_to_what_comes_in() -> None:
     torch.manual_seed(0)
     block, features = ResidualBlock(4), torch.rand(2, 4, 5, 6)

@@ -63,3 +63,12 @@ def test_a_series_of_no_steps_has_finite_statistics_and_gradients() -> None:
     found = SeriesStatistics(2)(values, is_there)
     found.sum().backward()
     assert torch.equal(found, torch.where(found == found[0, 2], 1e-3, 0.0)) and not values.grad.any()
+
+
+def test_many_channels_are_not_looked_at_in_pairs() -> None:
+    assert (num_statistics(64), num_statistics(65)) == (14 * 64 + 64 * 63 // 2, 14 * 65)
+    values = torch.randn(2, 10, 65, generator=torch.Generator().manual_seed(0))
+    found = statistics(values)
+    assert found.shape == (2, num_statistics(65))
+    of_some = statistics(values[..., :64])[:, : 14 * 64]
+    torch.testing.assert_close(found.view(2, 14, 65)[..., :64].flatten(1), of_some)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.errors import DataError
-from assay.models.normalize import Normalize
+from assay.models.normalize import BatchNormMaps, Normalize
 from assay.models.pooled_conv import conv_pool_relu, is_worth_it
 from assay.models.pooling import pool_relu
 from assay.models.spec import ModelSpec
@@ -68,7 +68,7 @@ class Cnn(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size=3, padding=1) for before, after in itertools.pairwise(channels)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in params.channels if params.batch_norm)
+        self.norms = nn.ModuleList(BatchNormMaps(width) for width in params.channels if params.batch_norm)
         self.blocks = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(params.residual_blocks)))
             for width in params.channels
@@ -155,9 +155,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
+        self.norm1 = BatchNormMaps(width)
         self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = BatchNormMaps(width)
         nn.init.zeros_(self.norm2.weight)
         self.rectified = ("norm1",)
 

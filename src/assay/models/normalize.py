@@ -65,12 +65,28 @@ class NormalizeFeatures(nn.Module):
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of features, which takes a batch of one, too.
 
-    One example has no variance to be normalised by: while training it is normalised by the running statistics, as
-    later in use, and leaves them as they are. The last batch of an epoch may be that small.
+    One value has no variance to be normalised by: while training it is normalised by the running statistics, as later
+    in use, and leaves them as they are. The last batch of an epoch may be that small.
     """
 
     def forward(self, inputs: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
         """Return the normalised features."""
-        if self.training and len(inputs) == 1:
-            return F.batch_norm(inputs, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(inputs)
+        return _by_running_statistics(self, inputs) if _is_alone(self, inputs) else super().forward(inputs)
+
+
+class BatchNormMaps(nn.BatchNorm2d):
+    """The same for the channels of images; there it takes a batch of one whose maps are a pixel."""
+
+    def forward(
+        self, inputs: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return the normalised maps."""
+        return _by_running_statistics(self, inputs) if _is_alone(self, inputs) else super().forward(inputs)
+
+
+def _is_alone(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor) -> bool:
+    return norm.training and inputs.numel() == inputs.shape[1]
+
+
+def _by_running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor) -> Tensor:
+    return F.batch_norm(inputs, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LAGS = (1, 2, 4, 8, 16, 32)
 _EPS = 1e-6  # 1e-8 is 0 to the exporter to ONNX
+_MOST_CORRELATED = 64
+"""Channels up to which pairs are looked at: so many have 2,016, and their number grows with the square."""
 
 
 def num_statistics(num_channels: int) -> int:
     """Return how many numbers `SeriesStatistics` makes of a series."""
-    return (3 + len(_QUANTILES) + len(_LAGS)) * num_channels + num_channels * (num_channels - 1) // 2
+    num_pairs = num_channels * (num_channels - 1) // 2 if num_channels <= _MOST_CORRELATED else 0
+    return (3 + len(_QUANTILES) + len(_LAGS)) * num_channels + num_pairs
 
 
 class SeriesStatistics(nn.Module):
@@ -24,7 +27,8 @@ class SeriesStatistics(nn.Module):
         quantiles                 0, 1/4, 1/2, 3/4 and 1, linear between the sorted values
         mean absolute difference  of x_t and x_{t+k}, for each lag k = 1, 2, 4, 8, 16 and 32
         mean crossing rate        share of neighbours x_t and x_{t+1} of which just one is above m_x
-        correlation               1/T sum_t (x_t - m_x) (y_t - m_y) / (s_x s_y), for each pair of channels
+        correlation               1/T sum_t (x_t - m_x) (y_t - m_y) / (s_x s_y), for each pair of channels, where
+                                  there are 64 channels or fewer
 
     Padding and missing values have no part in any of it: two values count where both are there. ``eps`` (1e-6) has a
     constant channel correlate with none. Without any value the deviation is ``sqrt(eps)``, the rest 0.
@@ -33,7 +37,7 @@ class SeriesStatistics(nn.Module):
         num_channels: Channels of a series.
 
     Attributes:
-        pairs: Each pair of channels, the first of which is ``pairs // num_channels``; int64 ``[pair]``.
+        pairs: Each pair that is looked at, the first channel of which is ``pairs // num_channels``; int64 ``[pair]``.
 
     Source:
         Bao and Intille, "Activity recognition from user-annotated acceleration data", PERVASIVE 2004 (mean,
@@ -46,7 +50,8 @@ class SeriesStatistics(nn.Module):
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
-        first, second = torch.triu_indices(num_channels, num_channels, 1)
+        num_paired = num_channels if num_channels <= _MOST_CORRELATED else 0
+        first, second = torch.triu_indices(num_paired, num_paired, 1)
         self.register_buffer("pairs", first * num_channels + second, persistent=False)
 
     def forward(
@@ -68,17 +73,17 @@ class SeriesStatistics(nn.Module):
         deviation = (_mean(centred.square(), is_there) + _EPS).sqrt()
         is_above = centred > 0
         crossings = (is_above[:, :, 1:] ^ is_above[:, :, :-1]).to(values.dtype)
-        return torch.cat(
-            (
-                mean,
-                deviation,
-                *_quantiles(values, is_there, count),
-                *(_mean_absolute_difference(values, is_there, lag) for lag in _LAGS),
-                _mean(crossings, is_there[:, :, 1:] & is_there[:, :, :-1]),
-                self._correlations(centred / deviation.unsqueeze(2), is_there.to(values.dtype)),
-            ),
-            1,
+        of_channels = (
+            mean,
+            deviation,
+            *_quantiles(values, is_there, count),
+            *(_mean_absolute_difference(values, is_there, lag) for lag in _LAGS),
+            _mean(crossings, is_there[:, :, 1:] & is_there[:, :, :-1]),
         )
+        if len(self.pairs) == 0:
+            return torch.cat(of_channels, 1)
+        correlations = self._correlations(centred / deviation.unsqueeze(2), is_there.to(values.dtype))
+        return torch.cat((*of_channels, correlations), 1)
 
     def _correlations(self, scores: Tensor, there: Tensor) -> Tensor:
         """Mean product of two channels' standard scores ``[batch channel step]``, 0 where one is missing."""
