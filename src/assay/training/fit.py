@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -71,6 +72,42 @@ _log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[EpochRecord], None]
 OnSteps = Callable[[StepRecords], None]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a call of `fit` is asked for: how to train, where to keep it and whom to tell."""
+
+    spec: ModelSpec
+    params: TrainParams
+    compute: Compute
+    checkpoint: Path
+    owner: str
+    last_epoch: int
+    every_epoch_saved: bool
+    on_epoch: OnEpoch | None
+    on_steps: OnSteps | None
+
+    def save(self, state: TrainState) -> None:
+        """Write a complete checkpoint."""
+        write_checkpoint(self.checkpoint, *pack(state), self.owner)
+
+    def tell_steps(self, state: TrainState, told: int) -> int:
+        """Hand over the steps after the first `told` ones, if there are any; return how many are told then."""
+        if self.on_steps is not None and told < len(state.steps):
+            self.on_steps(state.steps.since(told))
+        return len(state.steps)
+
+    def tell_epoch(self, record: EpochRecord) -> None:
+        """Hand over an epoch that is over."""
+        if self.on_epoch is not None:
+            self.on_epoch(record)
+
+    def tell_again(self, state: TrainState) -> None:
+        """Hand over what a checkpoint holds."""
+        self.tell_steps(state, 0)
+        for record in state.epochs:
+            self.tell_epoch(record)
 
 
 def fit(
@@ -162,33 +199,27 @@ def fit(
         state = _fresh_state(spec, train, compute, begin)
         if _has_own_gradients(state.master.module, len(train_batches) * train.num_epochs, compute):
             owner = fingerprint(run=owner, gradients="assay.models.pooled_conv")
-        resumed_from_step = _go_on(state, run_dir / CHECKPOINT_FILE, owner)
-        _replay(state, on_epoch, on_steps)
-        last_epoch = min(until_epoch or train.num_epochs, train.num_epochs)
-        if resumed_from_step and (state.stopped_early or state.epoch >= last_epoch):
+        job = _Job(
+            spec=spec,
+            params=train,
+            compute=compute,
+            checkpoint=run_dir / CHECKPOINT_FILE,
+            owner=owner,
+            last_epoch=min(until_epoch or train.num_epochs, train.num_epochs),
+            every_epoch_saved=every_epoch_saved,
+            on_epoch=on_epoch,
+            on_steps=on_steps,
+        )
+        resumed_from_step = _go_on(state, job)
+        job.tell_again(state)
+        if resumed_from_step and (state.stopped_early or state.epoch >= job.last_epoch):
             finished = _finished_result(run_dir, owner, state.epoch)
             if finished is not None:
                 return finished
         val_batches = Batches(dataset, indices.val, where, spec, is_trimmed=is_trimmed)
         labels = torch.from_numpy(dataset.labels[indices.train])
         with deferred() as asked:
-            checkpoint = run_dir / CHECKPOINT_FILE
-            speed = _train(
-                state,
-                train_batches,
-                val_batches,
-                spec,
-                labels,
-                train,
-                compute,
-                checkpoint,
-                owner,
-                on_epoch,
-                on_steps,
-                asked,
-                last_epoch,
-                every_epoch_saved,
-            )
+            speed = _train(job, state, train_batches, val_batches, labels, asked)
         if asked.is_asked_for:  # and what the signal usually does has not ended the process
             raise KeyboardInterrupt
         state.module.load_state_dict(state.best)
@@ -213,25 +244,18 @@ def fit(
 
 
 def _train(
+    job: _Job,
     state: TrainState,
     train_batches: Batches,
     val_batches: Batches,
-    spec: ModelSpec,
     train_labels: Tensor,
-    params: TrainParams,
-    compute: Compute,
-    checkpoint: Path,
-    owner: str,
-    on_epoch: OnEpoch | None,
-    on_steps: OnSteps | None,
     asked: Interruption,
-    last_epoch: int,
-    every_epoch_saved: bool,
 ) -> float:
     """Train from where the state is to the end; return the samples per second of this process, val excluded.
 
     A process that is asked to end writes a checkpoint after the step and leaves; the signal does the rest.
     """
+    spec, params, compute = job.spec, job.params, job.compute
     master, optimizer = state.master, state.optimizer
     module = master.module
     num_examples, batch_size = len(train_batches), params.batch_size
@@ -254,7 +278,7 @@ def _train(
     samples, seconds, told = 0, 0.0, len(state.steps)
     saved_at = time.monotonic()
 
-    while state.epoch < last_epoch and not state.stopped_early:
+    while state.epoch < job.last_epoch and not state.stopped_early:
         module.train()
         if state.position == 0:
             state.order = (
@@ -318,10 +342,9 @@ def _train(
             samples, seconds = samples + len(positions), seconds + elapsed
             due = asked.is_asked_for or time.monotonic() - saved_at >= params.checkpoint_every_seconds
             if due and state.position < steps_per_epoch:
-                write_checkpoint(checkpoint, *pack(state), owner)
+                job.save(state)
                 saved_at = time.monotonic()
-                _tell_steps(on_steps, state, told)
-                told = len(state.steps)
+                told = job.tell_steps(state, told)
                 if asked.is_asked_for:
                     return 0.0
 
@@ -351,14 +374,12 @@ def _train(
         state.train_seconds += state.epoch_seconds
         state.epoch, state.position = state.epoch + 1, 0
         state.epoch_loss, state.epoch_correct, state.epoch_seconds = 0.0, 0, 0.0
-        pauses = asked.is_asked_for or state.stopped_early or state.epoch >= last_epoch
-        if every_epoch_saved or pauses or time.monotonic() - saved_at >= params.checkpoint_every_seconds:
-            write_checkpoint(checkpoint, *pack(state), owner)
+        pauses = asked.is_asked_for or state.stopped_early or state.epoch >= job.last_epoch
+        if job.every_epoch_saved or pauses or time.monotonic() - saved_at >= params.checkpoint_every_seconds:
+            job.save(state)
             saved_at = time.monotonic()
-        _tell_steps(on_steps, state, told)
-        told = len(state.steps)
-        if on_epoch is not None:
-            on_epoch(record)
+        told = job.tell_steps(state, told)
+        job.tell_epoch(record)
         if asked.is_asked_for:
             return 0.0
     return samples / seconds if seconds > 0 else 0.0
@@ -386,10 +407,10 @@ def _has_own_gradients(module: nn.Module, num_examples: int, compute: Compute) -
     )
 
 
-def _go_on(state: TrainState, checkpoint: Path, owner: str) -> int:
+def _go_on(state: TrainState, job: _Job) -> int:
     """Bring the state to where the checkpoint is, if there is one to use; return its step, or 0."""
     try:
-        content = read_checkpoint(checkpoint, owner)
+        content = read_checkpoint(job.checkpoint, job.owner)
     except UnusableCheckpointError as error:
         _log.warning("%s. It is not used; training starts from the beginning.", error)
         return 0
@@ -397,20 +418,6 @@ def _go_on(state: TrainState, checkpoint: Path, owner: str) -> int:
         return 0
     unpack(state, *content)
     return len(state.steps)
-
-
-def _replay(state: TrainState, on_epoch: OnEpoch | None, on_steps: OnSteps | None) -> None:
-    """Tell again what the checkpoint holds."""
-    _tell_steps(on_steps, state, 0)
-    if on_epoch is not None:
-        for record in state.epochs:
-            on_epoch(record)
-
-
-def _tell_steps(on_steps: OnSteps | None, state: TrainState, told: int) -> None:
-    """Hand over the steps after the first `told` ones, if there are any."""
-    if on_steps is not None and told < len(state.steps):
-        on_steps(state.steps.since(told))
 
 
 def _autocast(compute: Compute) -> torch.autocast:
