@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?=
 ARGS ?=
-JOBS ?= 4
+JOBS ?= 3
 
 .PHONY: help run test check format lint types contracts tests env constraints clean format-check
 
