@@ -111,12 +111,12 @@ def test_the_same_bits_whoever_does_the_shares(batch: int, dtype, monkeypatch: p
     features, conv, gradient = layer((batch, 16, 32, 6, 4), dtype)
     loops = pooled_conv._loops(6, 4, 16, 32)
     assert loops is not None
-    library, pooling = loops._library, pooled_conv.make_kernels()._library
-    assert library.is_parallel or sys.platform != "linux"
+    code, pooling = loops._code, pooled_conv.make_kernels()._code
+    assert code.is_parallel or sys.platform != "linux"
     torch.set_num_threads(3)
     try:
         together = [run(conv_pool_relu, features, conv, gradient) for _ in range(3)]
-        monkeypatch.setattr(library, "_parallel", None)
+        monkeypatch.setattr(code, "_parallel", None)
         monkeypatch.setattr(pooling, "_parallel", None)
         alone = run(conv_pool_relu, features, conv, gradient)
     finally:
@@ -139,9 +139,9 @@ def test_autocast_gives_its_type_and_gradients_of_the_parameters_own() -> None:
 def test_an_input_without_gradient_costs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     features, conv, gradient = layer(SHAPES[0], torch.float32)
     asked = []
-    run_loop = native.Library.run
+    run_loop = native.MachineCode.run
     monkeypatch.setattr(
-        native.Library, "run", lambda self, name, *job: asked.append(name) or run_loop(self, name, *job)
+        native.MachineCode, "run", lambda self, name, *job: asked.append(name) or run_loop(self, name, *job)
     )
     conv_pool_relu(features, conv).backward(gradient)
     ours = conv.weight.grad.clone()
@@ -183,11 +183,11 @@ def test_other_layers_are_torchs(conv: nn.Conv2d) -> None:
     assert not is_worth_it(conv, 8, 8, 1 << 60, num_threads=1)
 
 
-def test_it_takes_much_work_and_a_library_for_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_takes_much_work_and_a_code_for_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = nn.Conv2d(32, 64, 3, padding=1)
     enough = -(-pooled_conv._ENOUGH // (14 * 14 * 32 * 64 * 9))
     assert [is_worth_it(conv, 14, 14, number, 1) for number in (enough - 1, enough)] == [False, True]
-    monkeypatch.setattr(pooled_conv.make_kernels()._library, "_parallel", None)
+    monkeypatch.setattr(pooled_conv.make_kernels()._code, "_parallel", None)
     assert [is_worth_it(conv, 14, 14, enough, number) for number in (1, 2)] == [True, False]
 
 
@@ -195,7 +195,7 @@ def test_without_llvm_a_training_goes_on_with_torch(monkeypatch, caplog: pytest.
     def fail(text: str) -> None:
         raise RuntimeError("no such processor")
 
-    monkeypatch.setattr("assay.models.pooled_conv_loops.Library", fail)
+    monkeypatch.setattr("assay.models.pooled_conv_loops.MachineCode", fail)
     pooled_conv._loops.cache_clear()
     try:
         assert not is_worth_it(nn.Conv2d(16, 16, 3, padding=1), 8, 8, 1 << 60, num_threads=1)

@@ -84,11 +84,9 @@ def test_each_thread_of_torch_takes_its_share(batch: int, dtype, form: str, monk
     gradient = torch.randn(batch, 16, 3, 2, generator=torch.Generator().manual_seed(1)).to(dtype)
     alone = run(pool_relu, features, gradient)
     kernels = make_kernels()
-    assert kernels is not None and (kernels._library._parallel is not None or sys.platform != "linux")
-    teams, parallel = [], kernels._library._parallel
-    monkeypatch.setattr(
-        kernels._library, "_parallel", parallel and (lambda *job: teams.append(job[2]) or parallel(*job))
-    )
+    assert kernels is not None and (kernels._code._parallel is not None or sys.platform != "linux")
+    teams, parallel = [], kernels._code._parallel
+    monkeypatch.setattr(kernels._code, "_parallel", parallel and (lambda *job: teams.append(job[2]) or parallel(*job)))
     torch.set_num_threads(3)
     try:
         shared = run(pool_relu, features, gradient)
@@ -120,7 +118,7 @@ def test_one_thread_does_not_stand_in_for_many(form: str, monkeypatch: pytest.Mo
     features = torch.zeros(2, 16, 4, 4).bfloat16()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     assert (kernels_for(features) is not None) == (form == "native")
-    monkeypatch.setattr(kernels._library, "_parallel", None)
+    monkeypatch.setattr(kernels._code, "_parallel", None)
     assert kernels_for(features) is None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert (kernels_for(features) is not None) == (form == "native")

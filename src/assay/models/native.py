@@ -16,7 +16,7 @@ _HEADER = 5
 """Numbers of a job before a loop's own: the loop, who tells a thread's number and the team's size, shares, images."""
 
 
-class Library:
+class MachineCode:
     """Machine code for this processor.
 
     A batch is cut into as many shares as torch has threads, in order, about as torch divides it: what a thread works
@@ -41,6 +41,7 @@ class Library:
         self._functions: dict[str, tuple[int, Callable[..., None]]] = {}
         self._share = self._engine.get_function_address("share")
         self._parallel: Callable[..., None] | None = None
+        self._who = [0, 0]
         threads = _threads_of_torch()
         if threads is not None:
             pointer, number = ctypes.c_void_p, ctypes.c_uint
@@ -66,10 +67,8 @@ class Library:
             self._functions[name] = address, ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3)(address)
         address, function = self._functions[name]
         num_shares = torch.get_num_threads()
-        is_shared = num_shares > 1 and self._parallel is not None
-        who = self._who if is_shared else (0, 0)
-        job = (ctypes.c_int64 * (_HEADER + len(values)))(address, *who, num_shares, num_images, *values)
-        if is_shared and self._parallel is not None:
+        job = (ctypes.c_int64 * (_HEADER + len(values)))(address, *self._who, num_shares, num_images, *values)
+        if num_shares > 1 and self._parallel is not None:
             self._parallel(self._share, ctypes.addressof(job), num_shares, 0)
             return
         for share in range(num_shares):
@@ -78,7 +77,7 @@ class Library:
 
 
 def new_module(name: str) -> Any:
-    """Return a module of LLVM that has what threads begin with; `str` of it is what `Library` takes."""
+    """Return a module of LLVM that has what threads begin with; `str` of it is what `MachineCode` takes."""
     module = ir.Module(name)
     module.triple = binding.get_process_triple()
     _write_share(module)

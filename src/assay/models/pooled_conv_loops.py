@@ -11,7 +11,19 @@ from jaxtyping import Float, Int
 from llvmlite import ir
 from torch import Tensor
 
-from assay.models.native import BYTE, FLOAT, SHORT, SIZE, WORD, Array, Library, Loop, constant, float_lanes, new_module
+from assay.models.native import (
+    BYTE,
+    FLOAT,
+    SHORT,
+    SIZE,
+    WORD,
+    Array,
+    Loop,
+    MachineCode,
+    constant,
+    float_lanes,
+    new_module,
+)
 from assay.models.native import has_fused_multiply_add as is_fused
 from assay.models.pooling_native import NOBODY
 
@@ -43,7 +55,7 @@ class GradientLoops:
         for kind, name in ((SHORT, "short"), (FLOAT, "float")):
             _write(module, f"weights_{name}", layer, kind, has_input_gradient=False)
             _write(module, f"all_{name}", layer, kind, has_input_gradient=True)
-        self._library = Library(str(module))
+        self._code = MachineCode(str(module))
 
     def run(
         self,
@@ -75,7 +87,7 @@ class GradientLoops:
         padded = torch.zeros((2, num_shares, layer.padded_size))
         arrays = (gradient, places, features, blocked, entries, counts, *padded, of_weight, of_bias)
         way = "weights" if of_features is None else "all"
-        self._library.run(
+        self._code.run(
             f"{way}_{_NAMES[gradient.dtype]}",
             len(gradient),
             [*(array.data_ptr() for array in arrays), 0 if of_features is None else of_features.data_ptr()],

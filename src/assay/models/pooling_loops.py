@@ -9,7 +9,7 @@ from assay.models import native
 from assay.models.pooling_native import LANES, NOBODY
 
 
-def library() -> native.Library:
+def make_code() -> native.MachineCode:
     """Make the machine code of `assay.models.pooling_native.PoolKernels`."""
     module = native.new_module("pooling")
     for kind, name in ((native.SHORT, "integers"), (native.FLOAT, "floats")):
@@ -18,7 +18,7 @@ def library() -> native.Library:
             with _each_window(loop, kind) as window:
                 write(loop, window)
             loop.close()
-    return native.Library(str(module))
+    return native.MachineCode(str(module))
 
 
 @dataclass(frozen=True)

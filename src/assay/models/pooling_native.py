@@ -73,16 +73,16 @@ class PoolKernels:
     of the same type what comes of it, ``[image, row // 2, column // 2, channel]``; ``places`` is int8 and as large.
 
     Args:
-        library: The loops.
+        code: The loops.
     """
 
-    def __init__(self, library: "native.Library") -> None:
-        self._library = library
+    def __init__(self, code: "native.MachineCode") -> None:
+        self._code = code
 
     @property
     def is_parallel(self) -> bool:
         """Whether it runs in as many threads as torch, not in one."""
-        return self._library.is_parallel
+        return self._code.is_parallel
 
     def forward(self, large: Tensor, small: Tensor, places: Tensor) -> None:
         """Write the maxima that are positive, else 0, to ``small``, and where in the window they are to ``places``."""
@@ -98,7 +98,7 @@ class PoolKernels:
     def _run(self, way: str, large: Tensor, small: Tensor, places: Tensor) -> None:
         images, *sizes = large.shape
         arrays = (large.data_ptr(), small.data_ptr(), places.data_ptr())
-        self._library.run(f"{way}_{_NAMES[large.dtype]}", images, (*arrays, *sizes))
+        self._code.run(f"{way}_{_NAMES[large.dtype]}", images, (*arrays, *sizes))
 
 
 @cache
@@ -111,7 +111,7 @@ def make_kernels() -> PoolKernels | None:
         return None
 
 
-def _compile() -> "native.Library":
-    from assay.models.pooling_loops import library
+def _compile() -> "native.MachineCode":
+    from assay.models.pooling_loops import make_code
 
-    return library()
+    return make_code()
