@@ -66,36 +66,35 @@ def test_an_edited_source_file_is_named_and_trains(served: Copy) -> None:
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(served: Copy, tmp_path: Path) -> None:
-    project = served
     overrides = ("train.num_epochs=12", "train.checkpoint_every_seconds=0")
-    shutil.copytree(project.home, tmp_path / "unbroken", symlinks=True)
-    unbroken = project.run(*overrides, ASSAY_HOME=str(tmp_path / "unbroken"))
+    shutil.copytree(served.home, tmp_path / "unbroken", symlinks=True)
+    unbroken = served.run(*overrides, ASSAY_HOME=str(tmp_path / "unbroken"))
 
-    command = project.command("run", "--json", *QUICK, *overrides)
+    command = served.command("run", "--json", *QUICK, *overrides)
     kills = 0
     for _ in range(3):
         with subprocess.Popen(
-            command, cwd=project.root, env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=served.root, env=served.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            before = checkpoint_bytes(project)
-            while process.poll() is None and checkpoint_bytes(project) == before:
+            before = checkpoint_bytes(served)
+            while process.poll() is None and checkpoint_bytes(served) == before:
                 time.sleep(0.01)
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
     assert kills >= 1
 
-    resumed = project.run(*overrides)
+    resumed = served.run(*overrides)
     assert resumed["run_key"] == unbroken["run_key"]
     assert resumed["metrics"] == unbroken["metrics"]
     assert resumed["model_version"] == 1
-    assert rows(project, "mlflow.db", "select count(*) from runs") == [(1,)]
-    assert rows(project, "mlflow.db", "select count(*) from model_versions") == [(1,)]
+    assert rows(served, "mlflow.db", "select count(*) from runs") == [(1,)]
+    assert rows(served, "mlflow.db", "select count(*) from model_versions") == [(1,)]
     doubled = (
         "select key, step, count(*) from metrics where key not like 'system/%' group by key, step having count(*) > 1"
     )
-    assert rows(project, "mlflow.db", doubled) == []
-    assert weights_tag(project) == weights_tag(project, tmp_path / "unbroken")
+    assert rows(served, "mlflow.db", doubled) == []
+    assert weights_tag(served) == weights_tag(served, tmp_path / "unbroken")
 
 
 def checkpoint_bytes(project: Copy) -> bytes:

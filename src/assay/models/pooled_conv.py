@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from assay.models.pooling import pool_with_places, refuse_second_derivatives
 from assay.models.pooling_native import make_kernels
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def is_worth_it(conv: nn.Conv2d, height: int, width: int, num_examples: int, num
     kernels = make_kernels()
     if kernels is None or not (num_threads == 1 or kernels.is_parallel):
         return False
-    return _loops(height, width, conv.in_channels, conv.out_channels) is not None
+    return _loops(height, width, conv.in_channels, conv.out_channels, conv.weight.dtype) is not None
 
 
 def conv_pool_relu(
@@ -81,8 +82,9 @@ def conv_pool_relu(
         Pooled and rectified activations of half the height and width, rounded down.
     """
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else features.dtype
+    assert conv.bias is not None
     pooled: Tensor = _ConvPoolRelu.apply(  # type: ignore[no-untyped-call]
-        features.to(kind), conv.weight.to(kind), None if conv.bias is None else conv.bias.to(kind)
+        features.to(kind), conv.weight.to(kind), conv.bias.to(kind)
     )
     return pooled
 
@@ -90,39 +92,29 @@ def conv_pool_relu(
 class _ConvPoolRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        numbers = _last(F.conv2d(features, weight, bias, padding=1))
-        batch, height, width, channels = numbers.shape
-        pooled = numbers.new_empty((batch, height // 2, width // 2, channels))
-        places = torch.empty_like(pooled, dtype=torch.int8)
         kernels = make_kernels()
         assert kernels is not None
-        kernels.forward(_bits(numbers), _bits(pooled), places)
+        pooled, places = pool_with_places(F.conv2d(features, weight, bias, padding=1), kernels)
         ctx.save_for_backward(_last(features), weight, places)
-        return pooled.permute(0, 3, 1, 2)
+        return pooled
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        if torch.is_grad_enabled():
-            raise NotImplementedError("conv_pool_relu has no second derivative: leave create_graph out")
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        refuse_second_derivatives()
         features, weight, places = ctx.saved_tensors
         _, height, width, channels = features.shape
-        loops = _loops(height, width, channels, len(weight))
+        loops = _loops(height, width, channels, len(weight), weight.dtype)
         assert loops is not None
-        of_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
-        of_weight, of_bias = loops.run(_last(gradients[0]), places, features, weight, of_features)
-        return (
-            None if of_features is None else of_features.permute(0, 3, 1, 2),
-            of_weight.to(weight.dtype),
-            of_bias.to(weight.dtype),
-        )
+        of_features, of_weight, of_bias = loops.run(_last(gradients[0]), places, features, weight)
+        return of_features.permute(0, 3, 1, 2), of_weight.to(weight.dtype), of_bias.to(weight.dtype)
 
 
 @cache
-def _loops(height: int, width: int, in_channels: int, out_channels: int) -> "GradientLoops | None":
+def _loops(height: int, width: int, in_channels: int, out_channels: int, kind: torch.dtype) -> "GradientLoops | None":
     try:
         from assay.models.pooled_conv_loops import GradientLoops
 
-        return GradientLoops(height, width, in_channels, out_channels)
+        return GradientLoops(height, width, in_channels, out_channels, kind)
     except Exception as error:  # whatever it is, torch's operations do it
         _log.warning("No machine code for gradients of a convolution (%s): training takes longer.", error)
         return None
@@ -131,7 +123,3 @@ def _loops(height: int, width: int, in_channels: int, out_channels: int) -> "Gra
 def _last(values: Tensor) -> Tensor:
     """View or copy as contiguous ``[batch, height, width, channel]``."""
     return values.detach().permute(0, 2, 3, 1).contiguous()
-
-
-def _bits(values: Tensor) -> Tensor:
-    return values.view(torch.int16) if values.dtype == torch.bfloat16 else values

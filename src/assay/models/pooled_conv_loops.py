@@ -28,7 +28,7 @@ from assay.models.native import has_fused_multiply_add as is_fused
 from assay.models.pooling_native import NOBODY
 
 _KERNEL = tuple(product(range(3), range(3)))
-_NAMES = {torch.bfloat16: "short", torch.float32: "float"}
+_KINDS = {torch.bfloat16: SHORT, torch.float32: FLOAT}
 
 
 class GradientLoops:
@@ -42,19 +42,18 @@ class GradientLoops:
         width: Its width.
         in_channels: Its channels, a multiple of 16.
         out_channels: Channels of the output, a multiple of 16.
+        kind: Type of the arrays, ``torch.bfloat16`` or ``torch.float32``.
 
     Raises:
         RuntimeError: The processor does not multiply and add in one instruction; or LLVM cannot.
     """
 
-    def __init__(self, height: int, width: int, in_channels: int, out_channels: int) -> None:
+    def __init__(self, height: int, width: int, in_channels: int, out_channels: int, kind: torch.dtype) -> None:
         if not is_fused():
             raise RuntimeError("the processor has no fused multiply-add")
         self._layer = layer = _Layer(height, width, in_channels, out_channels, float_lanes())
         module = new_module("pooled_conv")
-        for kind, name in ((SHORT, "short"), (FLOAT, "float")):
-            _write(module, f"weights_{name}", layer, kind, has_input_gradient=False)
-            _write(module, f"all_{name}", layer, kind, has_input_gradient=True)
+        _write(module, layer, _KINDS[kind])
         self._code = MachineCode(str(module))
 
     def run(
@@ -63,19 +62,21 @@ class GradientLoops:
         places: Int[Tensor, "batch half_height half_width out_channel"],
         features: Float[Tensor, "batch height width channel"],
         weight: Float[Tensor, "out_channel channel 3 3"],
-        of_features: Float[Tensor, "batch height width channel"] | None,
-    ) -> tuple[Float[Tensor, "out_channel channel 3 3"], Float[Tensor, " out_channel"]]:
-        """Compute the gradients; all arrays are contiguous, and bfloat16 or float32.
+    ) -> tuple[
+        Float[Tensor, "batch height width channel"],
+        Float[Tensor, "out_channel channel 3 3"],
+        Float[Tensor, " out_channel"],
+    ]:
+        """Compute the gradients; all arrays but the weights are contiguous.
 
         Args:
             gradient: Gradient of the result.
             places: Which of a window's numbers is the largest, int8; `NOBODY` where none is positive.
             features: The layer's input.
             weight: Its weights, in any memory layout.
-            of_features: Gets the gradient of the input, if it is wanted.
 
         Returns:
-            Gradients of weights and biases, float32.
+            Gradients of the input in its type, and of weights and biases in float32.
         """
         layer, num_shares = self._layer, torch.get_num_threads()
         blocked = weight.float().reshape(layer.out_channels, layer.num_blocks, layer.lanes, 9).permute(1, 0, 3, 2)
@@ -85,15 +86,11 @@ class GradientLoops:
         entries = torch.empty((num_shares, layer.out_channels, layer.num_windows), dtype=torch.int64)
         counts = torch.empty((num_shares, layer.out_channels), dtype=torch.int64)
         padded = torch.zeros((2, num_shares, layer.padded_size))
-        arrays = (gradient, places, features, blocked, entries, counts, *padded, of_weight, of_bias)
-        way = "weights" if of_features is None else "all"
-        self._code.run(
-            f"{way}_{_NAMES[gradient.dtype]}",
-            len(gradient),
-            [*(array.data_ptr() for array in arrays), 0 if of_features is None else of_features.data_ptr()],
-        )
+        of_features = torch.empty_like(features)
+        arrays = (gradient, places, features, blocked, entries, counts, *padded, of_weight, of_bias, of_features)
+        self._code.run("gradients", len(gradient), [array.data_ptr() for array in arrays])
         summed = of_weight.sum(0).permute(1, 0, 3, 2).reshape(layer.out_channels, layer.in_channels, 3, 3)
-        return summed, of_bias.sum(0)
+        return of_features, summed, of_bias.sum(0)
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Arrays:
-    """Arrays of a job; the last seven are of this share or, while an image is visited, of this image."""
+    """Arrays of a job: of the image that is visited, the weights, and the sums and the room of this share."""
 
     gradient: Array
     places: Array
@@ -153,8 +150,8 @@ class _Arrays:
     of_bias: Array
 
 
-def _write(module: Any, name: str, layer: _Layer, kind: Any, has_input_gradient: bool) -> None:
-    loop = Loop(module, name, num_values=11)
+def _write(module: Any, layer: _Layer, kind: Any) -> None:
+    loop = Loop(module, "gradients", num_values=11)
     gradient, places, features, weights, entries, counts, padded, padded_gradient, of_weight, of_bias, of_features = (
         loop.values
     )
@@ -182,10 +179,9 @@ def _write(module: Any, name: str, layer: _Layer, kind: Any, has_input_gradient:
         with loop.visit(0, layer.num_blocks) as block:
             _pad(loop, layer, arrays, block)
             _add_to_weights(loop, layer, arrays, block)
-            if has_input_gradient:
-                _clear(loop, layer, arrays)
-                _add_to_input(loop, layer, arrays, block)
-                _write_input(loop, layer, arrays, block)
+            _clear(loop, layer, arrays)
+            _add_to_input(loop, layer, arrays, block)
+            _write_input(loop, layer, arrays, block)
     loop.close()
 
 

@@ -66,7 +66,7 @@ class _PoolRelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        _refuse_second_derivatives()
+        refuse_second_derivatives()
         right_won, lower_won, pooled = ctx.saved_tensors
         (gradient,) = gradients
         passed = torch.gt(pooled, 0, out=torch.empty_like(pooled)).mul_(_bits(gradient))
@@ -83,18 +83,15 @@ class _NativePoolRelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernels: PoolKernels) -> Tensor:
-        numbers = _bits(features)
-        batch, height, width, channels = ctx.shape = numbers.shape
-        pooled = numbers.new_empty((batch, height // 2, width // 2, channels))
-        places = torch.empty_like(pooled, dtype=torch.int8)
-        kernels.forward(numbers, pooled, places)
+        pooled, places = pool_with_places(features, kernels)
         ctx.save_for_backward(places)
+        ctx.shape = features.permute(0, 2, 3, 1).shape
         ctx.kernels = kernels
-        return pooled.view(features.dtype).permute(0, 3, 1, 2)
+        return pooled
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        _refuse_second_derivatives()
+        refuse_second_derivatives()
         (places,) = ctx.saved_tensors
         (gradient,) = gradients
         numbers = _bits(gradient)
@@ -103,10 +100,28 @@ class _NativePoolRelu(torch.autograd.Function):
         return spread.view(gradient.dtype).permute(0, 3, 1, 2), None
 
 
-def _refuse_second_derivatives() -> None:
-    """Nothing is differentiated through the forms above: a second derivative would silently lack a part."""
+def pool_with_places(features: Tensor, kernels: PoolKernels) -> tuple[Tensor, Tensor]:
+    """Return what `pool_relu` does, and where in each window the maxima are.
+
+    Args:
+        features: Activations, ``[batch, channel, height, width]``.
+        kernels: Machine code for them.
+
+    Returns:
+        The pooled activations, and the places, int8 ``[batch, half_height, half_width, channel]``.
+    """
+    numbers = _bits(features)
+    batch, height, width, channels = numbers.shape
+    pooled = numbers.new_empty((batch, height // 2, width // 2, channels))
+    places = torch.empty_like(pooled, dtype=torch.int8)
+    kernels.forward(numbers, pooled, places)
+    return pooled.view(features.dtype).permute(0, 3, 1, 2), places
+
+
+def refuse_second_derivatives() -> None:
+    """Nothing is differentiated through gradients of our own: a second derivative would silently lack a part."""
     if torch.is_grad_enabled():
-        raise NotImplementedError("pool_relu has no second derivative on a CPU: leave create_graph out")
+        raise NotImplementedError("pooling has no second derivative on a CPU: leave create_graph out")
 
 
 def _room_for_gradient(like: Tensor, shape: torch.Size) -> Tensor:
