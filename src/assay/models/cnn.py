@@ -82,28 +82,28 @@ class Cnn(nn.Module):
         self.dropout = nn.Dropout(spec.dropout.hidden)
         self.output = nn.Linear(features, spec.num_classes)
         self._image_size = height, width
-        self._is_sparse = (False,) * num_pools
+        self._has_own_loops = (False,) * num_pools
         before_relu = "norms" if self.norms else "convs"
         head = () if self.averages else ("hidden",)
         self.rectified = (*(f"{before_relu}.{number}" for number in range(num_pools)), *head)
 
     def prepare_training(self, num_examples: int, num_threads: int) -> bool:
-        """Choose how gradients are computed: by torch, or by `assay.models.pooled_conv` for layers where that pays.
+        """Choose what computes each layer: torch, or `assay.models.pooled_conv` where that pays.
 
         Args:
             num_examples: Examples that all epochs of the training read together, at most.
             num_threads: Threads of the CPU that it computes with.
 
         Returns:
-            Whether any layer does without torch's, which rounds otherwise.
+            Whether any layer does without torch, which rounds otherwise.
         """
         height, width = self._image_size
-        self._is_sparse = tuple(
+        self._has_own_loops = tuple(
             not self.norms and is_worth_it(conv, height >> place, width >> place, num_examples, num_threads)
             for place, conv in enumerate(self.convs)
             if isinstance(conv, nn.Conv2d)
         )
-        return any(self._is_sparse)
+        return any(self._has_own_loops)
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class"]:
         """Return the logits of a batch.
@@ -116,7 +116,7 @@ class Cnn(nn.Module):
         """
         features = self.input_dropout(self.normalize(images))
         for index, conv in enumerate(self.convs):
-            if self._is_sparse[index] and self.training and torch.is_grad_enabled():
+            if self._has_own_loops[index]:
                 assert isinstance(conv, nn.Conv2d)
                 features = conv_pool_relu(features, conv)
             else:

@@ -1,7 +1,8 @@
 """``relu(max_pool2d(conv2d(x), 2))`` whose gradient is computed only where it is not zero.
 
 Of the four numbers of a window only the largest gets a gradient, and none where ReLU cuts it off. A dense backward pass
-multiplies all the zeros, which is three quarters of its work and more.
+multiplies all the zeros, which is three quarters of its work and more. The first layer, of images, is limited by memory
+instead; there nothing between convolution and pooling is written.
 """
 
 import logging
@@ -13,16 +14,21 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from assay.models.pooling import pool_with_places, refuse_second_derivatives
+from assay.models.pooling import pool_relu, pool_with_places, refuse_second_derivatives
 from assay.models.pooling_native import make_kernels
 
 if TYPE_CHECKING:
+    from assay.models.image_conv_loops import ImageLoops
     from assay.models.pooled_conv_loops import GradientLoops
+    from assay.models.winograd_loops import WinogradLoops
 
 LANES = 16
-"""Input and output channels each have to be a multiple."""
+"""Output channels have to be a multiple, and input channels, too, but for images."""
 
-_ENOUGH = 1 << 35
+MOST_IMAGE_CHANNELS = 4
+"""Input channels of what is taken for images."""
+
+_ENOUGH, _ENOUGH_OF_IMAGES = 1 << 35, 1 << 32
 """Multiplications of a layer's forward passes in a training, from which on making machine code is worth it."""
 
 _log = logging.getLogger(__name__)
@@ -46,16 +52,18 @@ def is_worth_it(conv: nn.Conv2d, height: int, width: int, num_examples: int, num
         and conv.padding == (1, 1)
         and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
         and conv.bias is not None
-        and conv.in_channels % LANES == 0
+        and (conv.in_channels % LANES == 0 or _is_of_images(conv))
         and conv.out_channels % LANES == 0
         and min(height, width) >= 2
     )
-    if not is_its_kind or num_examples * height * width * conv.weight.numel() < _ENOUGH:
+    enough = _ENOUGH_OF_IMAGES if _is_of_images(conv) else _ENOUGH
+    if not is_its_kind or num_examples * height * width * conv.weight.numel() < enough:
         return False
     kernels = make_kernels()
     if kernels is None or not (num_threads == 1 or kernels.is_parallel):
         return False
-    return _loops(height, width, conv.in_channels, conv.out_channels, conv.weight.dtype) is not None
+    make = _image_loops if _is_of_images(conv) else _loops
+    return make(height, width, conv.in_channels, conv.out_channels, conv.weight.dtype) is not None
 
 
 def conv_pool_relu(
@@ -72,10 +80,11 @@ def conv_pool_relu(
         d bias[o]         = sum over w of g[w, o]
 
     Sums are taken in float32, also where the arrays are bfloat16, and in the same order on every processor. Under
-    autocast everything is in its type. The second derivative is refused.
+    autocast everything is in its type. The second derivative is refused. Of images both ways are one loop, and
+    what is compared in a window are numbers that have not been rounded to bfloat16.
 
     Args:
-        features: Input, fastest in channels-last layout.
+        features: Input, fastest in channels-last layout. Images whose own gradient is wanted go through torch.
         conv: A layer of which `is_worth_it` said so.
 
     Returns:
@@ -83,19 +92,34 @@ def conv_pool_relu(
     """
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else features.dtype
     assert conv.bias is not None
-    pooled: Tensor = _ConvPoolRelu.apply(  # type: ignore[no-untyped-call]
+    is_of_images = _is_of_images(conv)
+    if is_of_images and features.requires_grad:
+        return pool_relu(conv(features))
+    function = _ImageConvPoolRelu if is_of_images else _ConvPoolRelu
+    pooled: Tensor = function.apply(  # type: ignore[no-untyped-call]
         features.to(kind), conv.weight.to(kind), conv.bias.to(kind)
     )
     return pooled
 
 
+def _is_of_images(conv: nn.Conv2d) -> bool:
+    return conv.in_channels <= MOST_IMAGE_CHANNELS
+
+
 class _ConvPoolRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        kernels = make_kernels()
-        assert kernels is not None
-        pooled, places = pool_with_places(F.conv2d(features, weight, bias, padding=1), kernels)
-        ctx.save_for_backward(_last(features), weight, places)
+        last = _last(features)
+        _, height, width, channels = last.shape
+        loops = _winograd_loops(height, width, channels, len(weight)) if last.dtype == torch.bfloat16 else None
+        if loops is not None:
+            pooled, places = loops.run(last, weight, bias)
+            pooled = pooled.permute(0, 3, 1, 2)
+        else:
+            kernels = make_kernels()
+            assert kernels is not None
+            pooled, places = pool_with_places(F.conv2d(features, weight, bias, padding=1), kernels)
+        ctx.save_for_backward(last, weight, places)
         return pooled
 
     @staticmethod
@@ -107,6 +131,50 @@ class _ConvPoolRelu(torch.autograd.Function):
         assert loops is not None
         of_features, of_weight, of_bias = loops.run(_last(gradients[0]), places, features, weight)
         return of_features.permute(0, 3, 1, 2), of_weight.to(weight.dtype), of_bias.to(weight.dtype)
+
+
+class _ImageConvPoolRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        _, channels, height, width = images.shape
+        loops = _image_loops(height, width, channels, len(weight), weight.dtype)
+        assert loops is not None
+        pixels = _last(images)
+        pooled, places = loops.forward(pixels, weight, bias)
+        ctx.save_for_backward(pixels, places)
+        ctx.loops = loops
+        return pooled.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
+        refuse_second_derivatives()
+        pixels, places = ctx.saved_tensors
+        of_weight, of_bias = ctx.loops.backward(_last(gradients[0]), places, pixels)
+        return None, of_weight.to(pixels.dtype), of_bias.to(pixels.dtype)
+
+
+@cache
+def _image_loops(
+    height: int, width: int, in_channels: int, out_channels: int, kind: torch.dtype
+) -> "ImageLoops | None":
+    try:
+        from assay.models.image_conv_loops import ImageLoops
+
+        return ImageLoops(height, width, in_channels, out_channels, kind)
+    except Exception as error:  # whatever it is, torch's operations do it
+        _log.warning("No machine code for a convolution of images (%s): training takes longer.", error)
+        return None
+
+
+@cache
+def _winograd_loops(height: int, width: int, in_channels: int, out_channels: int) -> "WinogradLoops | None":
+    try:
+        from assay.models.winograd_loops import WinogradLoops
+
+        return WinogradLoops(height, width, in_channels, out_channels)
+    except Exception as error:  # whatever it is, torch's convolution does it
+        _log.debug("No machine code for a convolution in bfloat16 (%s): it is torch's.", error)
+        return None
 
 
 @cache

@@ -197,8 +197,8 @@ def fit(
                 on_pretraining,
             )
         state = _fresh_state(spec, train, compute, begin)
-        if _has_own_gradients(state.master.module, len(train_batches) * train.num_epochs, compute):
-            owner = fingerprint(run=owner, gradients="assay.models.pooled_conv")
+        if _has_own_loops(state.master.module, len(train_batches) * train.num_epochs, compute):
+            owner = fingerprint(run=owner, layers="assay.models.pooled_conv 2")
         job = _Job(
             spec=spec,
             params=train,
@@ -398,8 +398,8 @@ def _fresh_state(spec: ModelSpec, params: TrainParams, compute: Compute, begin: 
     return TrainState(module, master, optimizer, augmentation, average, rates)
 
 
-def _has_own_gradients(module: nn.Module, num_examples: int, compute: Compute) -> bool:
-    """Prepare a module for training; return whether some of its gradients round otherwise than those of torch."""
+def _has_own_loops(module: nn.Module, num_examples: int, compute: Compute) -> bool:
+    """Prepare a module for training; return whether some of its layers round otherwise than those of torch."""
     return (
         compute.device == "cpu"
         and isinstance(module, Cnn)
