@@ -44,6 +44,8 @@ _MOST_SUMS = 24
 """Vectors of sums that are in registers at once, of 32."""
 
 _G = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]])
+_BOTH_WAYS = torch.kron(_G, _G)
+"""What makes of nine weights, end to end, the sixteen numbers of ``U``."""
 
 
 class WinogradLoops:
@@ -147,7 +149,7 @@ class _Layer:
 
     def transformed(self, weight: Tensor) -> Tensor:
         """Return weights as the loops want them, bfloat16 ``[place, block, pair of inputs, output, input of pair]``."""
-        places = torch.kron(_G, _G) @ weight.float().reshape(self.out_channels * self.in_channels, 9).T
+        places = _BOTH_WAYS @ weight.float().reshape(self.out_channels * self.in_channels, 9).T
         paired = places.bfloat16().view(16, self.num_blocks, self.block, self.in_channels // 2, 2)
         return paired.permute(0, 1, 3, 2, 4).contiguous()
 
