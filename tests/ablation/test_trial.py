@@ -9,7 +9,7 @@ import pytest
 
 from assay.ablation import trial as trial_module
 from assay.ablation.outcomes import read_outcomes
-from assay.ablation.trial import run_jobs, run_trial
+from assay.ablation.trial import OUTCOMES_FILE, TRIAL_FILE, run_jobs, run_trial
 from assay.ablation.trial_job import TrialJob
 from assay.data.loading import Dataset
 from assay.devices import resolve
@@ -17,7 +17,7 @@ from assay.evaluation.metrics import score
 from assay.evaluation.predictions import predict_probabilities
 from assay.models.files import load_model
 from assay.params import RunParams, SgdParams
-from assay.training.fit import fit
+from assay.training.fit import CHECKPOINT_FILE, fit
 from tests.training.tiny import FP32, MODEL, TRAIN, tiny_dataset
 
 
@@ -68,10 +68,44 @@ def test_a_trial_in_parts_gives_the_same_answers(job: TrialJob, tmp_path: Path) 
 
 def test_a_trial_that_is_done_is_found_done(job: TrialJob, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_trial(job)
-    monkeypatch.setattr(trial_module, "fit", None)  # nothing is trained
+    monkeypatch.setattr(trial_module, "fit_weights", None)  # nothing is trained
     assert run_trial(job) == first
     assert run_trial(replace(job, variant="another name")) == replace(first, variant="another name")
     assert run_trial(replace(job, looks=(1, 2))) == first
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT_FILE, OUTCOMES_FILE, TRIAL_FILE])
+@pytest.mark.parametrize("damage", ["gone", "cut off", "zeros", "of an earlier look"])
+def test_files_that_a_power_cut_damaged_cost_only_training(
+    job: TrialJob, tmp_path: Path, name: str, damage: str
+) -> None:
+    whole = run_trial(job)
+    parts = replace(job, run_dir=str(tmp_path / "parts"))
+    file = tmp_path / "parts" / name
+    run_trial(replace(parts, looks=(1,)))
+    earlier = file.read_bytes()
+    run_trial(replace(parts, looks=(1, 2)))
+    content = file.read_bytes()
+    file.write_bytes(
+        {
+            "gone": b"",
+            "cut off": content[: len(content) // 2],
+            "zeros": bytes(len(content)),
+            "of an earlier look": earlier,
+        }[damage]
+    )
+    if damage == "gone":
+        file.unlink()
+    rest = run_trial(parts)
+    assert Path(rest.outcomes_path).read_bytes() == Path(whole.outcomes_path).read_bytes()
+    assert rest.metrics == whole.metrics
+    assert [record.val_loss for record in rest.history] == [record.val_loss for record in whole.history]
+
+
+def test_a_trial_writes_no_model(job: TrialJob) -> None:
+    run_trial(job)
+    found = {path.name for path in Path(job.run_dir).iterdir()}
+    assert found == {CHECKPOINT_FILE, OUTCOMES_FILE, TRIAL_FILE, "lock"}
 
 
 def test_another_trials_folder_is_not_taken_for_ones_own(job: TrialJob) -> None:

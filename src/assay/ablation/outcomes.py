@@ -75,7 +75,7 @@ class Outcomes:
 
 
 def write_outcomes(path: Path, outcomes: Outcomes) -> None:
-    """Write a trial's answers so that a crash leaves the old file or the new one, whole.
+    """Write a trial's answers so that a process that crashes leaves the old file or the new one, whole.
 
     Raises:
         OSError: The file cannot be written.
@@ -88,7 +88,7 @@ def write_outcomes(path: Path, outcomes: Outcomes) -> None:
         predictions=outcomes.predictions,
         log_losses=outcomes.log_losses,
     )
-    replace_file(path, buffer.getvalue())
+    replace_file(path, buffer.getvalue(), is_synced=False)
 
 
 def read_outcomes(path: Path) -> Outcomes:

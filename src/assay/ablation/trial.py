@@ -1,7 +1,8 @@
 """One trial: train a variant with a seed up to a look, and ask the model about val.
 
 It runs in a process of its own with one thread. All that it does is kept in its own folder, so a trial that was killed
-goes on where it was, and one that is done is found done.
+goes on where it was, and one that is done is found done. Nobody waits until the files are on disk: those that a power
+cut damages are noticed, and the trial is trained again.
 """
 
 import json
@@ -26,12 +27,12 @@ from assay.errors import DataError, NonFiniteError
 from assay.evaluation.log_loss import true_class_loss
 from assay.evaluation.predictions import predict_probabilities
 from assay.files import replace_file
-from assay.models.files import load_model
+from assay.models.build import build_model
 from assay.models.spec import ModelSpec
 from assay.params import RunParams
 from assay.project import only_one
 from assay.records import DataRef, EpochRecord, Trial
-from assay.training.fit import fit
+from assay.training.fit import CHECKPOINT_FILE, Trained, fit_weights
 
 OUTCOMES_FILE = "outcomes.npz"
 TRIAL_FILE = "trial.json"
@@ -54,13 +55,12 @@ def run_trial(job: TrialJob) -> Trial:
 
 
 def _run_alone(job: TrialJob, folder: Path) -> Trial:
-    done = _done_before(folder, job)
-    if done is not None:
-        return done
+    before = _before(folder, job.key)
+    if before is not None and (before.state in ("finished", "diverged") or before.num_epochs >= job.until_epoch):
+        return replace(before, variant=job.variant)
     started = time.perf_counter()
     params = RunParams.model_validate(job.params)
     dataset = _open_dataset(job.data, job.cache_dir)
-    before = _before(folder, job.key)
     seconds, num_epochs = (before.seconds, before.num_epochs) if before else (0.0, 0)
     for epoch in [look for look in job.looks if look > num_epochs]:
         try:
@@ -68,14 +68,42 @@ def _run_alone(job: TrialJob, folder: Path) -> Trial:
         except NonFiniteError as error:
             trial = _diverged(job, params, dataset, folder, str(error))
         trial = replace(trial, seconds=seconds + time.perf_counter() - started)
-        replace_file(folder / TRIAL_FILE, json.dumps(trial.to_json()).encode())
+        replace_file(folder / TRIAL_FILE, json.dumps(trial.to_json()).encode(), is_synced=False)
         if trial.state != "stopped":
             break
     return trial
 
 
 def _train(job: TrialJob, params: RunParams, dataset: Dataset, folder: Path, epoch: int) -> Trial:
-    trained = fit(
+    trained = _weights_after(job, params, dataset, folder, epoch)
+    if trained.state.epoch > epoch:  # what it answered at this look is lost, and it does not train backwards
+        (folder / CHECKPOINT_FILE).unlink()
+        trained = _weights_after(job, params, dataset, folder, epoch)
+    state, spec = trained.state, trained.spec
+    module = build_model(spec, seed=0)  # laid out in memory as `load_model` does
+    module.load_state_dict(state.best)
+    rows = load_split(job.splits)
+    compute = resolve(params.device)
+    labels = np.asarray(dataset.labels[rows.val])
+    probabilities = predict_probabilities(module, spec, dataset, rows.val, compute)
+    num_epochs = state.epoch
+    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), true_class_loss(labels, probabilities))
+    is_over = state.stopped_early or num_epochs >= params.train.num_epochs
+    return Trial(
+        variant=job.variant,
+        seed=job.seed,
+        key=job.key,
+        state="finished" if is_over else "stopped",
+        num_epochs=num_epochs,
+        metrics=_scores(labels, probabilities),
+        train_metrics=_on_train(module, spec, dataset, rows.train[: len(rows.val)], params),
+        history=tuple(state.epochs),
+        outcomes_path=str(folder / OUTCOMES_FILE),
+    )
+
+
+def _weights_after(job: TrialJob, params: RunParams, dataset: Dataset, folder: Path, epoch: int) -> Trained:
+    return fit_weights(
         dataset,
         job.splits,
         params.model,
@@ -85,25 +113,6 @@ def _train(job: TrialJob, params: RunParams, dataset: Dataset, folder: Path, epo
         start=job.start,
         until_epoch=epoch,
         every_epoch_saved=False,
-    )
-    module, spec = load_model(Path(trained.model_dir))
-    rows = load_split(job.splits)
-    compute = resolve(params.device)
-    labels = np.asarray(dataset.labels[rows.val])
-    probabilities = predict_probabilities(module, spec, dataset, rows.val, compute)
-    num_epochs = len(trained.history)
-    _look(folder, labels, num_epochs, probabilities.argmax(axis=1), true_class_loss(labels, probabilities))
-    is_over = trained.stopped_early or num_epochs >= params.train.num_epochs
-    return Trial(
-        variant=job.variant,
-        seed=job.seed,
-        key=job.key,
-        state="finished" if is_over else "stopped",
-        num_epochs=num_epochs,
-        metrics=_scores(labels, probabilities),
-        train_metrics=_on_train(module, spec, dataset, rows.train[: len(rows.val)], params),
-        history=trained.history,
-        outcomes_path=str(folder / OUTCOMES_FILE),
     )
 
 
@@ -159,21 +168,14 @@ def _scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     return {name: float(contributions(name, labels, predictions, losses, num_classes).mean()) for name in METRICS}
 
 
-def _done_before(folder: Path, job: TrialJob) -> Trial | None:
-    """The trial as an earlier call left it, if that went as far as this one is to go."""
-    trial = _before(folder, job.key)
-    if trial is None or not Path(trial.outcomes_path).exists():
-        return None
-    is_far_enough = trial.state in ("finished", "diverged") or trial.num_epochs >= job.until_epoch
-    return replace(trial, variant=job.variant) if is_far_enough else None
-
-
 def _before(folder: Path, key: str) -> Trial | None:
+    """The trial as an earlier call left it, if its files are whole and belong together."""
     try:
         trial = Trial.from_json(json.loads((folder / TRIAL_FILE).read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError):
+        epochs = read_outcomes(folder / OUTCOMES_FILE).epochs
+    except (OSError, ValueError, TypeError, KeyError, DataError):
         return None
-    return trial if trial.key == key else None
+    return trial if trial.key == key and trial.num_epochs == epochs[-1] else None
 
 
 def _history_so_far(folder: Path, key: str) -> tuple[EpochRecord, ...]:

@@ -31,7 +31,9 @@ def fingerprint(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_checkpoint(path: Path, tensors: dict[str, Tensor], values: dict[str, Any], owner: str) -> None:
+def write_checkpoint(
+    path: Path, tensors: dict[str, Tensor], values: dict[str, Any], owner: str, *, is_synced: bool = True
+) -> None:
     """Write a checkpoint so that a crash leaves the old one or the new one, whole.
 
     Args:
@@ -39,6 +41,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], values: dict[str, A
         tensors: Tensors by name, on any device, in any layout.
         values: Everything else, JSON-able.
         owner: Fingerprint of the run.
+        is_synced: Whether to wait until it is on disk; see `replace_file`.
 
     Raises:
         StorageError: The folder cannot be written or is full; the old checkpoint stays as it was.
@@ -47,7 +50,8 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], values: dict[str, A
     body = json.dumps(values, sort_keys=True)
     header = {"format": FORMAT, "owner": owner, "digest": _digest(plain, body, owner), "values": body}
     try:
-        replace_file(path, safetensors.torch.save(plain, {"assay": json.dumps(header, sort_keys=True)}))
+        content = safetensors.torch.save(plain, {"assay": json.dumps(header, sort_keys=True)})
+        replace_file(path, content, is_synced=is_synced)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot write the checkpoint ({error.strerror}). Free some space or make the folder writable, "

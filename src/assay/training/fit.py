@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,7 @@ class _Job:
 
     def save(self, state: TrainState) -> None:
         """Write a complete checkpoint."""
-        write_checkpoint(self.checkpoint, *pack(state), self.owner)
+        write_checkpoint(self.checkpoint, *pack(state), self.owner, is_synced=self.every_epoch_saved)
 
     def tell_steps(self, state: TrainState, told: int) -> int:
         """Hand over the steps after the first `told` ones, if there are any; return how many are told then."""
@@ -110,7 +111,94 @@ class _Job:
             self.tell_epoch(record)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training came to, of which nothing but the checkpoint is on disk.
+
+    Attributes:
+        spec: What the model is apart from its weights.
+        compute: Where it was trained.
+        owner: Fingerprint of the run.
+        state: The run where it ended or paused; its module has the kept weights.
+        resumed_from_step: Step of the checkpoint that training went on from; 0 without one.
+        is_as_found: Whether the checkpoint was as far as training was to go.
+        samples_per_second: Speed of this call, val excluded; 0 where it trained nothing.
+    """
+
+    spec: ModelSpec
+    compute: Compute
+    owner: str
+    state: TrainState
+    resumed_from_step: int
+    is_as_found: bool
+    samples_per_second: float
+
+
+class FitOptions(TypedDict, total=False):
+    """What may be said of a run beside what is trained; see `fit_weights`."""
+
+    start: StartRef | None
+    until_epoch: int | None
+    every_epoch_saved: bool
+    on_epoch: OnEpoch | None
+    on_steps: OnSteps | None
+    on_pretraining: OnPretraining | None
+
+
 def fit(
+    dataset: Dataset,
+    splits: Splits,
+    model: ModelParams,
+    train: TrainParams,
+    device: DeviceParams,
+    run_dir: Path,
+    **options: Unpack[FitOptions],
+) -> TrainResult:
+    """Train a model as `fit_weights` does, and write it; a finished run returns its result without training.
+
+    Args:
+        dataset: All examples.
+        splits: Which of them are train and val.
+        model: Which model.
+        train: How to train it.
+        device: Where and how precisely to compute.
+        run_dir: Folder of this run alone: gets ``result.json`` and ``model/`` beside what `fit_weights` writes.
+        **options: What else `fit_weights` takes.
+
+    Returns:
+        Where the model is and how it came about.
+
+    Raises:
+        AssayError: What `fit_weights` raises.
+        StorageError: `run_dir` cannot be written.
+    """
+    trained = fit_weights(dataset, splits, model, train, device, run_dir, **options)
+    state, compute = trained.state, trained.compute
+    if trained.is_as_found:
+        finished = _finished_result(run_dir, trained.owner, state.epoch)
+        if finished is not None:
+            return finished
+    result = TrainResult(
+        model_dir=str(run_dir / MODEL_FOLDER),
+        weights_sha256=save_model(state.module, trained.spec, run_dir / MODEL_FOLDER),
+        history=tuple(state.epochs),
+        best_epoch=state.best_epoch,
+        stopped_early=state.stopped_early,
+        resumed_from_step=trained.resumed_from_step,
+        num_steps=len(state.steps),
+        num_parameters=sum(p.numel() for p in state.module.parameters() if p.requires_grad),
+        samples_per_second=trained.samples_per_second,
+        seconds=state.train_seconds,
+        device=compute.device,
+        precision=compute.precision,
+        num_threads=compute.num_threads,
+        warnings=find_warnings(state.epochs),
+    )
+    _write_result(run_dir, trained.owner, result)
+    return result
+
+
+def fit_weights(
     dataset: Dataset,
     splits: Splits,
     model: ModelParams,
@@ -124,13 +212,12 @@ def fit(
     on_epoch: OnEpoch | None = None,
     on_steps: OnSteps | None = None,
     on_pretraining: OnPretraining | None = None,
-) -> TrainResult:
-    """Train a model on the train split, choosing on val; test is not read.
+) -> Trained:
+    """Train a model's weights on the train split, choosing on val; test is not read.
 
     The same arguments give the same weight bytes, whether the run is unbroken or was killed and called again with
-    the same `run_dir`. A finished run called again returns its result without training. With early stopping the
-    best epoch's weights are kept, without it the last epoch's. SIGTERM and SIGINT wait for the end of the step and a
-    checkpoint; then they do what they usually do.
+    the same `run_dir`. With early stopping the best epoch's weights are kept, without it the last epoch's. SIGTERM and
+    SIGINT wait for the end of the step and a checkpoint; then they do what they usually do.
 
     Args:
         dataset: All examples.
@@ -138,21 +225,22 @@ def fit(
         model: Which model; of no effect where training starts from another one's files.
         train: How to train it.
         device: Where and how precisely to compute.
-        run_dir: Folder of this run alone: gets ``checkpoint.safetensors``, ``result.json`` and ``model/``, and where it
-            pretrains ``pretraining.safetensors``.
+        run_dir: Folder of this run alone: gets ``checkpoint.safetensors``, and where it pretrains
+            ``pretraining.safetensors``.
         start: The files that `train.start` names, where it names any.
         until_epoch: Pause after this epoch, with a checkpoint; called again, training goes on as if it had never
             paused. None trains to the end. A checkpoint that is farther is not gone back from.
         every_epoch_saved: Whether each epoch ends with a checkpoint. Without, there is one where training pauses or
             ends and every ``checkpoint_every_seconds``, which suits short runs that nobody watches: after a kill,
-            epochs since the last checkpoint are trained and told again.
+            epochs since the last checkpoint are trained and told again, and after a power cut, which may damage a
+            checkpoint that nobody waited for, all of them.
         on_epoch: Called after each epoch, when its checkpoint is on disk. A run that goes on calls it again for
             the epochs that its checkpoint holds, with their old timestamps.
         on_steps: The same for the steps since the last call.
         on_pretraining: The same for each epoch of pretraining, where there is any.
 
     Returns:
-        Where the model is and how it came about.
+        The kept weights and how they came about.
 
     Raises:
         DataError: The data is too small for the model.
@@ -212,35 +300,17 @@ def fit(
         )
         resumed_from_step = _go_on(state, job)
         job.tell_again(state)
-        if resumed_from_step and (state.stopped_early or state.epoch >= job.last_epoch):
-            finished = _finished_result(run_dir, owner, state.epoch)
-            if finished is not None:
-                return finished
-        val_batches = Batches(dataset, indices.val, where, spec, is_trimmed=is_trimmed)
-        labels = torch.from_numpy(dataset.labels[indices.train])
-        with deferred() as asked:
-            speed = _train(job, state, train_batches, val_batches, labels, asked)
-        if asked.is_asked_for:  # and what the signal usually does has not ended the process
-            raise KeyboardInterrupt
+        is_as_found = resumed_from_step > 0 and (state.stopped_early or state.epoch >= job.last_epoch)
+        speed = 0.0
+        if not is_as_found:
+            val_batches = Batches(dataset, indices.val, where, spec, is_trimmed=is_trimmed)
+            labels = torch.from_numpy(dataset.labels[indices.train])
+            with deferred() as asked:
+                speed = _train(job, state, train_batches, val_batches, labels, asked)
+            if asked.is_asked_for:  # and what the signal usually does has not ended the process
+                raise KeyboardInterrupt
         state.module.load_state_dict(state.best)
-        result = TrainResult(
-            model_dir=str(run_dir / MODEL_FOLDER),
-            weights_sha256=save_model(state.module, spec, run_dir / MODEL_FOLDER),
-            history=tuple(state.epochs),
-            best_epoch=state.best_epoch,
-            stopped_early=state.stopped_early,
-            resumed_from_step=resumed_from_step,
-            num_steps=len(state.steps),
-            num_parameters=sum(p.numel() for p in state.module.parameters() if p.requires_grad),
-            samples_per_second=speed,
-            seconds=state.train_seconds,
-            device=compute.device,
-            precision=compute.precision,
-            num_threads=compute.num_threads,
-            warnings=find_warnings(state.epochs),
-        )
-    _write_result(run_dir, owner, result)
-    return result
+    return Trained(spec, compute, owner, state, resumed_from_step, is_as_found, speed)
 
 
 def _train(
