@@ -13,7 +13,7 @@ from assay import progress
 from assay.ablation import pool
 from assay.ablation.ablate import describe, describe_plan, open_ablation
 from assay.ablation.engine import Submit
-from assay.ablation.request import look_back, num_workers, request, require_consent
+from assay.ablation.request import find_done, num_workers, request, require_consent
 from assay.ablation.trial_job import TrialJob
 from assay.params import (
     AblationParams,
@@ -134,7 +134,7 @@ def run_ablation(project: Project, params: RunParams, watch: progress.Stopwatch)
     """Ablate, or find that it has been done; to be called within a flow."""
     with watch.stage("ablation", "laying out the trials"):
         wanted = request(project, params)
-        found, _ = look_back(wanted)
+        found = find_done(wanted)
     if found is not None:
         page.show_ablation(found)
         return found

@@ -50,6 +50,24 @@ def test_a_killed_process_is_replaced_and_takes_nothing_with_it() -> None:
     assert not any(process.is_running() for process in after)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere each process imports torch by itself")
+def test_processes_on_a_cpu_are_forks_of_one_that_has_torch_and_no_thread_that_computes() -> None:
+    before = dict(os.environ)
+    with TrialPool([ONE_THREAD] * 2) as pool:
+        assert dict(os.environ) == before
+        pool.run([])
+        first, second = children_of(pool)
+        server = first.parent()
+        assert server is not None
+        assert server == second.parent()
+        assert server.parent() == psutil.Process()
+        assert any("libtorch_cpu" in area.path for area in server.memory_maps())
+        names = [Path(f"/proc/{server.pid}/task/{thread.id}/comm").read_text().strip() for thread in server.threads()]
+        others = [name for name in names if name != "jemalloc_bg_thd"]  # pyarrow's, which minds forks
+        assert len(others) == 1, names
+        assert server.environ()["OMP_NUM_THREADS"] == "1"
+
+
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"

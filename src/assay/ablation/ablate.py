@@ -179,7 +179,6 @@ class Ablation:
             with wanted.runs.tracker.failure_noted(opened.run_id):
                 engine = self._engine(submit, lambda trial: self._log(opened, trial))
                 planned = self.plan()
-                threading.Thread(target=_import_drawing, daemon=True).start()  # a second, while trials are trained
                 engine.know(self._known)
                 engine.train(lambda: self._tell(engine, planned, on_plan))
                 record = self._conclude(engine, opened, planned)
@@ -188,6 +187,7 @@ class Ablation:
 
     def _tell(self, engine: Engine, planned: AblationPlan, on_plan: OnPlan) -> None:
         """Say again what is planned, once the baseline has shown how long it takes and how noisy it is."""
+        threading.Thread(target=_import_drawing, daemon=True).start()  # a second, while other trials are trained
         self._known |= {trial.key: trial for trial in engine.trials.values()}
         if planned.detectable is None and len(self.design.seeds) > 1:
             on_plan(self.plan())

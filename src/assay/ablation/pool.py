@@ -1,18 +1,24 @@
 """Processes that train trials: one thread each, and where there are GPUs or TPU chips one device each.
 
-Every process is an executor of its own, so one that is killed takes nothing with it but its own trials. They start at
-once and import torch while whoever started them does something else.
+Every process is an executor of its own, so one that is killed takes nothing with it but its own trials. On a CPU they
+are forks of one process that has imported torch and done nothing else; with accelerators each imports it by itself, as
+importing may ask the driver. Either way that is done while whoever started them does something else.
 """
 
+import gc
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import queue
 import signal
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +29,7 @@ ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
 """Variables with which a process computes with one thread."""
 
 _END_SECONDS = 60.0
+_TRIAL_MODULE = "assay.ablation.trial"
 
 
 class WorkerLostError(Exception):
@@ -101,9 +108,8 @@ class _Worker:
 
     def start_over(self) -> None:
         """Start a process, in place of the one that is gone."""
-        self._executor = ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(self._environment,)
-        )
+        context = _context(self._environment)
+        self._executor = ProcessPoolExecutor(1, context, initializer=_prepare, initargs=(self._environment,))
         self._executor.submit(_import_torch)  # which also starts it
 
     @property
@@ -130,9 +136,54 @@ class _Worker:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare(environment: Mapping[str, str]) -> None:
-    """Set up a fresh process, before it imports torch."""
+def _context(environment: Mapping[str, str]) -> BaseContext:
+    """Say how a process with these variables is started."""
+    if not _is_forked(environment):
+        return multiprocessing.get_context("spawn")
+    _start_fork_server()
+    return multiprocessing.get_context("forkserver")
+
+
+def _is_forked(environment: Mapping[str, str]) -> bool:
+    return environment == ONE_THREAD and sys.platform.startswith("linux")
+
+
+def _start_fork_server() -> None:
+    """Have a process import torch that others are forked from, unless it is there; returns at once."""
+    multiprocessing.set_forkserver_preload([_TRIAL_MODULE])
+    with _variables(ONE_THREAD), _without_interrupts():
+        multiprocessing.forkserver.ensure_running()
+
+
+@contextmanager
+def _variables(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for what is started in the block: OpenBLAS starts its threads when it is imported."""
+    before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block SIGINT for what is started in the block, and from then on: Ctrl+C reaches it before it can ignore it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare(environment: Mapping[str, str]) -> None:
+    """Set up a fresh process, before it imports torch where it was not imported ahead."""
+    os.environ.update(environment)
+    gc.freeze()  # looking through what was imported ahead would copy its pages
     collect_rarely()
     # Ctrl+C reaches every process of the terminal; the one that started this one asks it to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -181,7 +232,10 @@ _started: list[TrialPool] = []
 
 
 def start_early(pool_environments: Sequence[Mapping[str, str]]) -> None:
-    """Start the processes of a pool that `take` will ask for, so that they import torch meanwhile."""
+    """Have torch imported for a pool that `take` will ask for; returns at once."""
+    if all(_is_forked(environment) for environment in pool_environments):
+        _start_fork_server()
+        return
     _started.append(TrialPool(pool_environments))
 
 

@@ -157,14 +157,18 @@ def num_workers(params: RunParams, device: str) -> int:
     return max(1, int(getattr(torch, device).device_count()))
 
 
-def look_back(wanted: Request) -> tuple[AblationRecord | None, tuple[str, ...]]:
-    """Find the finished ablation of this key, and say why it can be reused or why there is none."""
+def find_done(wanted: Request) -> AblationRecord | None:
+    """Find the finished ablation of this key."""
     found = wanted.runs.find_finished(wanted.key)
+    return None if found is None else replace(found, reused=True, num_trained=0)
+
+
+def explain(wanted: Request, found: AblationRecord | None) -> tuple[str, ...]:
+    """Say why an ablation that was found can be reused, or why there is none."""
     if found is not None:
-        reason = f"data, params, code and packages are those of ablation {found.run_id}"
-        return replace(found, reused=True, num_trained=0), (reason,)
+        return (f"data, params, code and packages are those of ablation {found.run_id}",)
     nearest = wanted.runs.nearest(wanted.key)
-    return None, explain_difference(nearest, wanted.key) if nearest else ("there is no finished ablation yet",)
+    return explain_difference(nearest, wanted.key) if nearest else ("there is no finished ablation yet",)
 
 
 def require_consent(plan: AblationPlan, params: AblationParams) -> None:

@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,11 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from assay.ablation import pool
-from assay.ablation.ablate import open_ablation
 from assay.ablation.design import set_apart
-from assay.ablation.request import Request, look_back, num_workers, request, require_consent
+from assay.ablation.request import Request, explain, find_done, num_workers, request, require_consent
 from assay.cli.ablation_display import show_ablation, show_plan
 from assay.cli.display import drawing
-from assay.cli.in_process import flow_ready
+from assay.cli.in_process import flow_ready, prefect_of
 from assay.cli.services import follow
 from assay.files import replace_file
 from assay.params import Params, load_params
@@ -26,6 +26,7 @@ from assay.progress import Stopwatch
 from assay.project import Project, find_project
 from assay.records import AblationRecord
 from assay.services.forms import sections_of
+from assay.services.local_prefect import LocalPrefect
 from assay.tracking.ablations import compare_page
 
 _DASHBOARD = "http://127.0.0.1:5000"
@@ -50,18 +51,22 @@ def ablate(args: argparse.Namespace) -> int:
         return follow(project, "ablate", args.pool, params, detach=args.detach, as_json=args.json)
     project.make_home()
     console = Console(stderr=args.json)
-    with drawing(console):
-        wanted, found = _look_back(project, params)
-    if found is None:
-        plan = open_ablation(wanted).plan()
-        show_plan(console, plan)
-        if args.plan:
-            if args.json:
-                sys.stdout.write(json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
-            return 0
-        require_consent(plan, params.ablation)
+    with ExitStack() as stack:
+        prefect = prefect_of(project)
         with drawing(console):
-            found = _train(project, params, wanted)
+            wanted, found = _look_back(project, params, None if args.plan else lambda: stack.enter_context(prefect))
+        if found is None:
+            from assay.ablation.ablate import open_ablation  # here, because SciPy takes a third of a second
+
+            plan = open_ablation(wanted).plan()
+            show_plan(console, plan)
+            if args.plan:
+                if args.json:
+                    sys.stdout.write(json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
+                return 0
+            require_consent(plan, params.ablation)
+            with drawing(console):
+                found = _train(project, params, prefect)
     record = replace(found, seconds=round(time.perf_counter() - begun, 3))
     show_ablation(console, record, _next_commands(project, record, is_applied=args.apply))
     if args.apply:
@@ -85,25 +90,28 @@ def overrides_of(args: argparse.Namespace) -> Sequence[str]:
     return [*options, *args.overrides]
 
 
-def _look_back(project: Project, params: Params) -> tuple[Request, AblationRecord | None]:
+def _look_back(
+    project: Project, params: Params, start_prefect: Callable[[], object] | None
+) -> tuple[Request, AblationRecord | None]:
+    """Find the ablation if it is done; else the process that imports torch, and Prefect, start before anything else."""
     watch = Stopwatch()
     with watch.stage("plan", "hashing data, params, code and packages") as words:
         wanted = request(project, params.of_run())
-        found, reasons = look_back(wanted)
+        found = find_done(wanted)
+        if found is None and start_prefect is not None:
+            if params.ablation.runner == "processes":
+                device = wanted.compute.device
+                pool.start_early(pool.environments(device, num_workers(wanted.params, device)))
+            start_prefect()
+        reasons = explain(wanted, found)
         words.append(f"{'done before: reusing it' if found else 'not done before'}; {'; '.join(reasons)}")
     return wanted, found
 
 
-def _train(project: Project, params: Params, wanted: Request) -> AblationRecord:
-    """Run the flow; the processes that train and Prefect start side by side."""
-
-    def start_processes(words: list[str]) -> None:
-        if params.ablation.runner == "processes":
-            device = wanted.compute.device
-            pool.start_early(pool.environments(device, num_workers(wanted.params, device)))
-
+def _train(project: Project, params: Params, prefect: LocalPrefect) -> AblationRecord:
+    """Run the flow."""
     text = "starting processes and Prefect"
-    with flow_ready(project, "ablate", "ablate", Stopwatch(), text, start_processes) as flow:
+    with flow_ready(project, "ablate", "ablate", Stopwatch(), text, lambda words: None, prefect) as flow:
         record: AblationRecord = flow(**sections_of("ablate", params.of_run()), project_dir=project.root)
     return record
 

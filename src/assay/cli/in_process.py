@@ -4,17 +4,26 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from assay.errors import ProjectError
 from assay.progress import Stopwatch
 from assay.project import Project
+from assay.services.local_prefect import LocalPrefect
+from assay.services.paths import ServicePaths
+from assay.services.settings import read_settings, server_environment
 
 
 @contextmanager
 def flow_ready(
-    project: Project, module: str, name: str, watch: Stopwatch, text: str, meanwhile: Callable[[list[str]], None]
+    project: Project,
+    module: str,
+    name: str,
+    watch: Stopwatch,
+    text: str,
+    meanwhile: Callable[[list[str]], None],
+    started: LocalPrefect | None = None,
 ) -> Iterator[Callable[..., Any]]:
     """Import a flow while Prefect starts; whatever is slow to start, starts side by side.
 
@@ -25,6 +34,7 @@ def flow_ready(
         watch: Times the start, as stage ``start``.
         text: What a person reads meanwhile.
         meanwhile: Called when Prefect has been started and is not ready yet, with the stage's words.
+        started: What `prefect_of` gave, where it was entered before.
 
     Yields:
         The flow.
@@ -33,13 +43,7 @@ def flow_ready(
         ProjectError: The project has no such flow.
         ServiceError: Prefect does not start.
     """
-    from assay.services.local_prefect import LocalPrefect
-    from assay.services.paths import ServicePaths
-    from assay.services.settings import read_settings, server_environment
-
-    up = read_settings(ServicePaths(project))
-    of_up = server_environment(up.prefect_url, up.mlflow_url) if up else None
-    with LocalPrefect(project.home / "prefect", of_up) as prefect:
+    with nullcontext(started) if started else prefect_of(project) as prefect:
         with watch.stage("start", text) as words:
             gc.disable()  # nothing that an import makes is garbage, and looking for it takes a second
             meanwhile(words)
@@ -48,6 +52,13 @@ def flow_ready(
             gc.freeze()
             gc.enable()
         yield flow
+
+
+def prefect_of(project: Project) -> LocalPrefect:
+    """Return the Prefect API that a flow of this process talks to; entering it starts it and does not wait for it."""
+    up = read_settings(ServicePaths(project))
+    of_up = server_environment(up.prefect_url, up.mlflow_url) if up else None
+    return LocalPrefect(project.home / "prefect", of_up)
 
 
 def _load_flow(project: Project, module: str, name: str) -> Callable[..., Any]:

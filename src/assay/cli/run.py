@@ -124,9 +124,9 @@ def _reuse(project: Project, params: RunParams) -> RunRecord | None:
 
 def _is_ablated(project: Project, params: RunParams) -> bool:
     """Whether the ablation that a run starts with stands already."""
-    from assay.ablation.request import look_back, request
+    from assay.ablation.request import find_done, request
 
-    return look_back(request(project, params))[0] is not None
+    return find_done(request(project, params)) is not None
 
 
 def _train(project: Project, params: RunParams) -> RunRecord:

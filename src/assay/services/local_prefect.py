@@ -136,7 +136,7 @@ class LocalPrefect:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let the private server go: it writes what it still holds and ends by itself, unwaited for."""
-        if self._process is not None and kind is not None:
+        if self._process is not None and kind is not None and "prefect" in sys.modules:
             _tell_the_rest()
         self._stack.close()
         if self._process is not None and self._process.stdin is not None:
