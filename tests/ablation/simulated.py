@@ -1,7 +1,9 @@
 """Trials that are not trained but drawn: answers on val whose accuracy rises with the epochs as a curve says."""
 
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,8 @@ class World:
         num_val: Val examples.
         seed_sd: Standard deviation of the accuracy over seeds.
         number: Which world; another one has other chances.
-        faults: Variant and seed -> what its trial does, once for each entry: an exception to raise, or a state.
+        faults: Variant and seed -> what its trial does, once for each entry: an exception to raise, a state, or
+            nothing unusual where it is empty.
         jobs: Every job that was handed over.
     """
 
@@ -97,6 +100,46 @@ class World:
         luck = chance.random(len(labels))
         right = 0.7 * difficulty + 0.3 * luck < np.quantile(0.7 * difficulty + 0.3 * luck, np.clip(level, 0, 1))
         return np.where(right, labels, (labels + 1) % NUM_CLASSES)
+
+
+class AnyOrder:
+    """Trains what a world is given in an order of its own, as processes do.
+
+    Args:
+        world: Where trials come from.
+        choose: Picks the chunk that is over next, from those that are under way.
+    """
+
+    def __init__(self, world: World, choose: Callable[[list[list[TrialJob]]], int]) -> None:
+        self._world = world
+        self._choose = choose
+        self._under_way: list[tuple[list[TrialJob], Future[list[Trial]]]] = []
+
+    def submit(self, jobs: list[TrialJob]) -> Future[list[Trial]]:
+        future: Future[list[Trial]] = Future()
+        self._under_way.append((jobs, future))
+        return future
+
+    def end_one(self) -> None:
+        """End a chunk; called when whoever hands them over waits."""
+        jobs, future = self._under_way.pop(self._choose([jobs for jobs, _ in self._under_way]))
+        done = self._world.submit(jobs)
+        try:
+            future.set_result(done.result())
+        except Exception as error:
+            future.set_exception(error)
+
+
+class Waits(queue.Queue[Any]):
+    """A queue that has a chunk end when somebody waits for one: a thread's chances are not the same twice."""
+
+    def __init__(self, trains: AnyOrder) -> None:
+        super().__init__()
+        self._trains = trains
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        self._trains.end_one()
+        return super().get(block=False)
 
 
 def engine_of(world: World, params: RunParams, num_workers: int = 2) -> tuple[Engine, Analysis, list[Trial]]:

@@ -1,12 +1,18 @@
+import random
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from assay.ablation.analysis import STOPPED, Analysis
 from assay.ablation.design import make_design
+from assay.ablation.engine import Engine
+from assay.ablation.halving import go_on
+from assay.ablation.trial_job import TrialJob
 from assay.params import RunParams
 from assay.records import BASELINE
-from tests.ablation.simulated import World, engine_of, ten_levels
+from tests.ablation.simulated import NUM_CLASSES, AnyOrder, Waits, World, engine_of, ten_levels
 
 NAMES = [f"l2={round(0.001 * number, 3)}" for number in range(1, 11)]
 
@@ -67,6 +73,85 @@ def test_pruning_changes_no_comparison_of_the_levels_that_stay(tmp_path: Path, n
         assert pruned.p_holm >= full.p_holm - 1e-12, "a level that was stopped makes no other claim easier"
     for name in set(found["full"]) - set(stayed):
         assert found["pruned"][name].reason.startswith("Stopped after epoch")
+
+
+def stopped_at_barriers(engine: Engine, world: World, falls: Mapping[str, int]) -> dict[str, int]:
+    """Decide look by look when all are there, as a reference: variant -> epoch at which it is stopped.
+
+    Args:
+        engine: For its setup.
+        world: Where trials come from.
+        falls: Variant -> number of the look that it fails to get to.
+    """
+    setup, looks = engine.setup, engine.setup.looks
+    analysis = Analysis(setup.design, setup.params, 700)
+    for variant in setup.design.variants:
+        for seed in setup.design.seeds:
+            analysis.add(world.train(setup.job(variant, seed, looks[variant.name])), NUM_CLASSES)
+    alive, stopped = [name for name in looks if name != BASELINE], {}
+    for number in range(len(looks[BASELINE]) - 1):
+        alive = [name for name in alive if falls.get(name) != number]
+        scores = {name: analysis.score(name, looks[name][number]) for name in alive}
+        kept = go_on(scores, setup.params.reduction)
+        stopped |= {name: looks[name][number] for name in alive if name not in kept}
+        alive = list(kept)
+    return stopped
+
+
+def stopped_by(engine: Engine) -> dict[str, int]:
+    """Variant -> epoch at which an engine stopped it."""
+    words = {name: reason.split() for name, (fate, reason) in engine.fates.items() if fate == STOPPED}
+    return {name: int(reason[3].rstrip(":")) for name, reason in words.items()}
+
+
+@pytest.mark.parametrize("reduction", [2, 3])
+@pytest.mark.parametrize("number", range(15))
+def test_in_whatever_order_trials_end_the_same_variants_go_on(tmp_path: Path, number: int, reduction: int) -> None:
+    """With many ties, and with variants that fail before a look, or after they went on from it early."""
+    chance = random.Random(number)
+    names = list(NAMES)
+    chance.shuffle(names)
+    accuracy = {name: 0.9 - 0.02 * (place // 3) for place, name in enumerate(names)} | {BASELINE: 0.9}
+    world = World(tmp_path, accuracy, num_val=30, number=number)
+    engine, _, over = engine_of(world, ten_levels(reduction=reduction, num_seeds=2))
+    falls = {name: chance.randrange(2) for name in chance.sample(NAMES, number % 4)}
+    expected = stopped_at_barriers(engine, world, falls)
+    world.faults = {(name, 1): [*[""] * look, "failed", "failed"] for name, look in falls.items()}
+    world.jobs.clear()
+    trains = AnyOrder(world, lambda under_way: chance.randrange(len(under_way)))
+    engine.submit, engine._done = trains.submit, Waits(trains)
+    engine.train()
+    stopped = stopped_by(engine)
+    assert stopped == expected
+    for trial in over:
+        if trial.variant in stopped:
+            assert trial.num_epochs == stopped[trial.variant], "nothing is trained that is then stopped"
+    assert len({(trial.variant, trial.seed) for trial in over}) == len(over)
+
+
+@pytest.mark.parametrize("falls", [{}, {NAMES[0]: 1}], ids=["all end", "one fails after it went on"])
+def test_a_variant_that_is_certain_to_go_on_does_not_wait_for_the_last_trial(
+    tmp_path: Path, falls: dict[str, int]
+) -> None:
+    world = world_of(tmp_path)
+    engine, _, _ = engine_of(world, ten_levels())
+    expected = stopped_at_barriers(engine, world, falls)
+    world.faults = {(name, 1): [*[""] * look, "failed", "failed"] for name, look in falls.items()}
+    world.jobs.clear()
+    last = (NAMES[4], 3)
+
+    def all_but_the_last(under_way: list[list[TrialJob]]) -> int:
+        places = [place for place, jobs in enumerate(under_way) if all((job.variant, job.seed) != last for job in jobs)]
+        if not places:
+            early.append({job.variant for job in world.jobs if job.looks == (3, 4)})
+        return places[0] if places else 0
+
+    early: list[set[str]] = []
+    trains = AnyOrder(world, all_but_the_last)
+    engine.submit, engine._done = trains.submit, Waits(trains)
+    engine.train()
+    assert early[0] == set(NAMES[:4]), "five of ten go on, and one may still get ahead"
+    assert stopped_by(engine) == expected
 
 
 def test_what_is_known_is_not_trained_again(tmp_path: Path) -> None:

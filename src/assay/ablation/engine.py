@@ -143,9 +143,19 @@ class Engine:
     def __post_init__(self) -> None:
         self._variants = {variant.name: variant for variant in self.setup.design.variants}
         self._looks = self.setup.looks
+        self._targets: dict[str, tuple[int, ...]] = {}
+        """Variant -> the looks that it is to be trained to, as far as that is known."""
+        self._look = 0
+        """The look at which it is open who goes on."""
+        self._going: list[str] = []
+        """The variants that got as far as the open look, or are on their way there."""
+        self._scores: dict[str, float] = {}
+        """Variant -> score at the open look, even if it became incomplete later."""
+        self._over: list[_Unit] = []
+        """Trials that are over and not handed on yet."""
         self._done: queue.Queue[tuple[list[_Unit], TrialFuture]] = queue.Queue()
         self._attempts: dict[_Unit, int] = {}
-        self._logged: set[_Unit] = set()
+        self._ended: set[_Unit] = set()
 
     def know(self, trials: Mapping[str, Trial]) -> None:
         """Take in trials that were done before.
@@ -159,7 +169,8 @@ class Engine:
 
     def train_baseline(self) -> None:
         """Train the baseline's trials to the end."""
-        self._train({BASELINE: self._looks[BASELINE]})
+        self._targets = {BASELINE: self._looks[BASELINE]}
+        self._train()
 
     def train(self, on_baseline: Callable[[], None] = lambda: None) -> None:
         """Train all variants, stopping those that cannot win any more.
@@ -169,53 +180,89 @@ class Engine:
         Args:
             on_baseline: Called when the baseline's trials are done.
         """
-        for look in range(len(self._looks[BASELINE])):
-            alive = [name for name in self._variants if name not in self.fates and name != BASELINE]
-            targets = {BASELINE: self._looks[BASELINE]} if look == 0 else {}
-            targets |= {name: self._looks[name][: look + 1] for name in alive}
-            self._train(targets, on_baseline if look == 0 else lambda: None)
-            if look + 1 < len(self._looks[BASELINE]):
-                self._stop_some(look)
+        self._going = [name for name in self._variants if name != BASELINE]
+        self._targets = {BASELINE: self._looks[BASELINE]} | {name: self._looks[name][:1] for name in self._going}
+        self._train(on_baseline)
 
-    def _stop_some(self, look: int) -> None:
-        """Let the best variants go on; those that are done already cost nothing and are left out of it."""
-        scores = {}
-        for name, looks in self._looks.items():
-            if name == BASELINE or name in self.fates:
-                continue
-            if all(self.analysis.was_asked_at(name, epoch) for epoch in looks[: look + 1]):
-                scores[name] = self.analysis.score(name, looks[look])
-        if not scores:
-            return
-        best = max(scores, key=lambda name: scores[name])
-        for name in sorted(set(scores) - set(go_on(scores, self.setup.params.reduction))):
-            epoch, behind = self._looks[name][look], scores[best] - scores[name]
-            reason = f"Stopped after epoch {epoch}: {behind:.4f} behind {best}, with all its seeds."
-            self.fates[name] = (STOPPED, reason)
-            for seed in self.setup.design.seeds:
-                self._log(self.trials[(name, seed)])
-
-    def _train(self, targets: Mapping[str, Sequence[int]], on_baseline: Callable[[], None] = lambda: None) -> None:
-        """Train variants up to their looks; returns when all of them are there."""
-        units = [(name, seed) for name in targets for seed in self.setup.design.seeds]
-        waiting = [unit for unit in units if not self._is_there(unit, targets[unit[0]])]
-        under_way = 0
-        told = BASELINE not in targets
+    def _train(self, on_baseline: Callable[[], None] = lambda: None) -> None:
+        """Train variants up to their targets, which move on meanwhile; returns when all of them are there."""
+        waiting = [unit for name in self._targets for unit in self._missing(name)]
+        under_way, is_told = 0, False
         while True:
-            if not told and self.analysis.is_complete(BASELINE):
-                told = True
-                on_baseline()
+            waiting += self._let_go_on()
             while waiting and under_way < 2 * self.num_workers:
-                chunk = self._next_chunk(waiting, targets)
-                jobs = [self.setup.job(self._variants[name], seed, targets[name]) for name, seed in chunk]
+                chunk = self._next_chunk(waiting)
+                jobs = [self.setup.job(self._variants[name], seed, self._targets[name]) for name, seed in chunk]
                 self._follow(chunk, self.submit(jobs))
                 under_way += 1
+            if not is_told and self.analysis.is_complete(BASELINE):
+                is_told = True
+                on_baseline()
+            while self._over and (self._done.empty() or not under_way):
+                self._hand_on(self._over.pop(0))
             if not under_way:
                 return
             chunk, future = self._done.get()
             under_way -= 1
             waiting += self._collect(chunk, future)
             self._announce()
+
+    def _missing(self, name: str) -> list[_Unit]:
+        """The trials of a variant that are not where they are to be trained to."""
+        units = [(name, seed) for seed in self.setup.design.seeds]
+        return [unit for unit in units if not self._is_there(unit, self._targets[name])]
+
+    def _let_go_on(self) -> list[_Unit]:
+        """Let the best variants of the open look go on; return what there is to train for that.
+
+        A variant that goes on even if all that are still missing get ahead of it does not wait for them. If some of
+        those fail instead, fewer go on, but then it is farther ahead by as many.
+        """
+        found: list[_Unit] = []
+        while self._going and self._look + 1 < len(self._looks[BASELINE]):
+            missing = self._score_those_there()
+            scores = {name: self._scores[name] for name in self._going if name in self._scores}
+            kept = go_on(scores | dict.fromkeys(missing, math.inf), self.setup.params.reduction)
+            going = [
+                name
+                for name in self._going
+                if name not in self.fates and name not in missing and (name in kept or name not in scores)
+            ]
+            for name in going:
+                if len(self._targets[name]) == self._look + 1:
+                    self._targets[name] = self._looks[name][: self._look + 2]
+                    found += self._missing(name)
+            if missing:
+                break
+            self._stop(sorted(scores.keys() - set(kept)), scores)
+            self._going, self._scores, self._look = going, {}, self._look + 1
+        return found
+
+    def _score_those_there(self) -> list[str]:
+        """Score the variants that have got to the open look; return those that have not.
+
+        Those that were done before, without being asked at each look, get no score: they cost nothing and go on.
+        """
+        missing = []
+        for name in self._going:
+            looks = self._looks[name][: self._look + 1]
+            if name in self.fates or name in self._scores:
+                continue
+            if not all(self._is_there((name, seed), looks) for seed in self.setup.design.seeds):
+                missing.append(name)
+            elif all(self.analysis.was_asked_at(name, epoch) for epoch in looks):
+                self._scores[name] = self.analysis.score(name, looks[-1])
+        return missing
+
+    def _stop(self, names: Sequence[str], scores: Mapping[str, float]) -> None:
+        """Stop variants at the open look, which all have got to."""
+        for name in names:
+            best = max(scores, key=lambda other: scores[other])
+            epoch, behind = self._looks[name][self._look], scores[best] - scores[name]
+            reason = f"Stopped after epoch {epoch}: {behind:.4f} behind {best}, with all its seeds."
+            self.fates[name] = (STOPPED, reason)
+            for seed in self.setup.design.seeds:
+                self._end((name, seed))
 
     def _follow(self, chunk: list[_Unit], future: TrialFuture) -> None:
         future.add_done_callback(lambda _: self._done.put((chunk, future)))
@@ -248,14 +295,16 @@ class Engine:
         self.trials[unit] = trial
         self.analysis.add(trial, len(self.setup.data.class_names))
         if trial.state in ("finished", "diverged", "failed"):
-            self._log(trial)
+            self._end(unit)
 
-    def _log(self, trial: Trial) -> None:
-        """Hand a trial that is over to whoever keeps it, once."""
-        unit = (trial.variant, trial.seed)
-        if unit not in self._logged:
-            self._logged.add(unit)
-            self.trials[unit] = self.on_trial(trial)
+    def _end(self, unit: _Unit) -> None:
+        """Note that a trial is over, once; it is handed on when nothing waits for that."""
+        if unit not in self._ended:
+            self._ended.add(unit)
+            self._over.append(unit)
+
+    def _hand_on(self, unit: _Unit) -> None:
+        self.trials[unit] = self.on_trial(self.trials[unit])
 
     def _is_there(self, unit: _Unit, looks: Sequence[int]) -> bool:
         """Whether a trial is as far as it is to go, with a look at each epoch that is asked for."""
@@ -264,22 +313,22 @@ class Engine:
             return False
         return trial.state in ("finished", "diverged", "failed") or trial.num_epochs >= looks[-1]
 
-    def _next_chunk(self, waiting: list[_Unit], targets: Mapping[str, Sequence[int]]) -> list[_Unit]:
+    def _next_chunk(self, waiting: list[_Unit]) -> list[_Unit]:
         """Take as many trials as last about `CHUNK_SECONDS`, and leave enough for every worker."""
         share = max(1, len(waiting) // (2 * self.num_workers))
         chunk = [waiting.pop(0)]
         per_epoch = seconds_per_epoch(self.trials.values())
         if per_epoch is None or chunk[0][0] == BASELINE:
             return chunk
-        seconds = per_epoch * self._epochs_left(chunk[0], targets)
+        seconds = per_epoch * self._epochs_left(chunk[0])
         while waiting and len(chunk) < share and seconds < CHUNK_SECONDS:
             chunk.append(waiting.pop(0))
-            seconds += per_epoch * self._epochs_left(chunk[-1], targets)
+            seconds += per_epoch * self._epochs_left(chunk[-1])
         return chunk
 
-    def _epochs_left(self, unit: _Unit, targets: Mapping[str, Sequence[int]]) -> int:
+    def _epochs_left(self, unit: _Unit) -> int:
         trial = self.trials.get(unit)
-        return max(0, targets[unit[0]][-1] - (trial.num_epochs if trial else 0))
+        return max(0, self._targets[unit[0]][-1] - (trial.num_epochs if trial else 0))
 
     def _announce(self) -> None:
         done = sum(trial.num_epochs for trial in self.trials.values())
