@@ -66,6 +66,9 @@ def test_processes_on_a_cpu_are_forks_of_one_that_has_torch_and_no_thread_that_c
         others = [name for name in names if name != "jemalloc_bg_thd"]  # pyarrow's, which minds forks
         assert len(others) == 1, names
         assert server.environ()["OMP_NUM_THREADS"] == "1"
+    assert not server.is_running()
+    with TrialPool([ONE_THREAD]) as pool:
+        assert pool.run([]) == []
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from assay.ablation.analysis import INCOMPLETE, STOPPED, Analysis, passed_over, winners
 from assay.ablation.design import Design, make_design, with_seeds
@@ -187,12 +188,12 @@ class Ablation:
 
     def _tell(self, engine: Engine, planned: AblationPlan, on_plan: OnPlan) -> None:
         """Say again what is planned, once the baseline has shown how long it takes and how noisy it is."""
-        threading.Thread(target=_import_drawing, daemon=True).start()  # a second, while other trials are trained
         self._known |= {trial.key: trial for trial in engine.trials.values()}
         if planned.detectable is None and len(self.design.seeds) > 1:
             on_plan(self.plan())
 
     def _log(self, opened: OpenAblation, trial: Trial) -> Trial:
+        _import_drawing_meanwhile()
         variant = next(variant for variant in self.design.variants if variant.name == trial.variant)
         return self.wanted.runs.log_trial(opened, trial, variant, self.design.levels_of(variant))
 
@@ -297,6 +298,12 @@ def describe(record: AblationRecord) -> str:
 
 def _announce_wait() -> None:
     announce("ablate", "the same ablation is under way in another process: waiting for it")
+
+
+@cache
+def _import_drawing_meanwhile() -> None:
+    """Import what draws, which takes a second, while trials are trained; before that it would delay them."""
+    threading.Thread(target=_import_drawing, daemon=True).start()
 
 
 def _import_drawing() -> None:

@@ -47,6 +47,7 @@ class TrialPool:
         self._lock = threading.Lock()
         self._closed = False
         self._free: queue.Queue[_Worker] = queue.Queue()
+        _open.add(self)
         self._workers = [_Worker(environment) for environment in environments]
         for worker in self._workers:
             self._free.put(worker)
@@ -89,6 +90,8 @@ class TrialPool:
             worker.ask_to_end()
         for worker in self._workers:
             worker.wait()
+        _open.discard(self)
+        _stop_fork_server()
 
     def __enter__(self) -> Self:
         return self
@@ -153,6 +156,14 @@ def _start_fork_server() -> None:
     multiprocessing.set_forkserver_preload([_TRIAL_MODULE])
     with _variables(ONE_THREAD), _without_interrupts():
         multiprocessing.forkserver.ensure_running()
+
+
+def _stop_fork_server() -> None:
+    """End it, unless a pool needs it, and at once: until it has freed what it imported, it holds our outputs open."""
+    server: Any = multiprocessing.forkserver._forkserver
+    if server._forkserver_pid is not None and not _open:
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
 
 
 @contextmanager
@@ -228,6 +239,7 @@ def environments(device: str, num_workers: int) -> tuple[dict[str, str], ...]:
     return tuple({**dict.fromkeys(variables, names[index]), **ONE_THREAD} for index in range(num_workers))
 
 
+_open: set[TrialPool] = set()
 _started: list[TrialPool] = []
 
 
@@ -247,3 +259,10 @@ def take(pool_environments: Sequence[Mapping[str, str]]) -> TrialPool:
             return pool
         pool.close()
     return TrialPool(pool_environments)
+
+
+def stop_early() -> None:
+    """End what `start_early` started, where nothing was trained after all."""
+    while _started:
+        _started.pop().close()
+    _stop_fork_server()

@@ -53,6 +53,7 @@ def ablate(args: argparse.Namespace) -> int:
     console = Console(stderr=args.json)
     with ExitStack() as stack:
         prefect = prefect_of(project)
+        stack.callback(pool.stop_early)
         with drawing(console):
             wanted, found = _look_back(project, params, None if args.plan else lambda: stack.enter_context(prefect))
         if found is None:
