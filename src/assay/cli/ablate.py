@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -52,10 +52,8 @@ def ablate(args: argparse.Namespace) -> int:
     project.make_home()
     console = Console(stderr=args.json)
     with ExitStack() as stack:
-        prefect = prefect_of(project)
-        stack.callback(pool.stop_early)
         with drawing(console):
-            wanted, found = _look_back(project, params, None if args.plan else lambda: stack.enter_context(prefect))
+            wanted, found, prefect = _look_back(project, params, None if args.plan else stack)
         if found is None:
             from assay.ablation.ablate import open_ablation  # here, because SciPy takes a third of a second
 
@@ -67,7 +65,7 @@ def ablate(args: argparse.Namespace) -> int:
                 return 0
             require_consent(plan, params.ablation)
             with drawing(console):
-                found = _train(project, params, prefect)
+                found = _train(project, params, prefect or _start(project, wanted, stack))
     record = replace(found, seconds=round(time.perf_counter() - begun, 3))
     show_ablation(console, record, _next_commands(project, record, is_applied=args.apply))
     if args.apply:
@@ -92,21 +90,28 @@ def overrides_of(args: argparse.Namespace) -> Sequence[str]:
 
 
 def _look_back(
-    project: Project, params: Params, start_prefect: Callable[[], object] | None
-) -> tuple[Request, AblationRecord | None]:
-    """Find the ablation if it is done; else the process that imports torch, and Prefect, start before anything else."""
+    project: Project, params: Params, stack: ExitStack | None
+) -> tuple[Request, AblationRecord | None, LocalPrefect | None]:
+    """Find the ablation if it is done; else start what is slow to start, where nobody has to be asked whether to."""
     watch = Stopwatch()
     with watch.stage("plan", "hashing data, params, code and packages") as words:
         wanted = request(project, params.of_run())
-        found = find_done(wanted)
-        if found is None and start_prefect is not None:
-            if params.ablation.runner == "processes":
-                device = wanted.compute.device
-                pool.start_early(pool.environments(device, num_workers(wanted.params, device)))
-            start_prefect()
+        found, prefect = find_done(wanted), None
+        num_trials = len(wanted.design.variants) * len(wanted.design.seeds)
+        if found is None and stack is not None and num_trials <= params.ablation.max_trials:
+            prefect = _start(project, wanted, stack)
         reasons = explain(wanted, found)
         words.append(f"{'done before: reusing it' if found else 'not done before'}; {'; '.join(reasons)}")
-    return wanted, found
+    return wanted, found, prefect
+
+
+def _start(project: Project, wanted: Request, stack: ExitStack) -> LocalPrefect:
+    """Start Prefect and the processes that train, and wait for neither; both end with the stack."""
+    if wanted.params.ablation.runner == "processes":
+        stack.callback(pool.stop_early)
+        device = wanted.compute.device
+        pool.start_early(pool.environments(device, num_workers(wanted.params, device)))
+    return stack.enter_context(prefect_of(project))
 
 
 def _train(project: Project, params: Params, prefect: LocalPrefect) -> AblationRecord:
