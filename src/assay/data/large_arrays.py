@@ -27,7 +27,7 @@ def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         OSError: The file cannot be read.
     """
     if not is_large_file(array):
-        return np.asarray(array[rows])
+        return np.asarray(array).take(rows, axis=0)
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)
     row_bytes = found[:1].nbytes
     file = _open(array)

@@ -21,7 +21,7 @@ from assay.data.tokenizer import UNKNOWN_ID, TextEncoder
 from assay.devices import Compute, resolve, torch_device
 from assay.errors import ModelFileError, StorageError
 from assay.files import replace_file
-from assay.models.cnn import Cnn
+from assay.models.build import prepare_training
 from assay.models.files import check_manifest, save_model
 from assay.models.fitting import require_augmentation, takes_any_length
 from assay.models.spec import ModelSpec
@@ -285,7 +285,8 @@ def fit_weights(
                 on_pretraining,
             )
         state = _fresh_state(spec, train, compute, begin)
-        if _has_own_loops(state.master.module, len(train_batches) * train.num_epochs, compute):
+        num_examples = len(train_batches) * train.num_epochs
+        if prepare_training(state.master.module, num_examples, compute.device, compute.num_threads):
             owner = fingerprint(run=owner, layers="assay.models.pooled_conv 2")
         job = _Job(
             spec=spec,
@@ -466,15 +467,6 @@ def _fresh_state(spec: ModelSpec, params: TrainParams, compute: Compute, begin: 
     average = WeightAverage(master, module, params.ema_decay) if params.ema_decay is not None else None
     rates = LayerRates(master, module, params.layer_decay) if params.layer_decay < 1 else None
     return TrainState(module, master, optimizer, augmentation, average, rates)
-
-
-def _has_own_loops(module: nn.Module, num_examples: int, compute: Compute) -> bool:
-    """Prepare a module for training; return whether some of its layers round otherwise than those of torch."""
-    return (
-        compute.device == "cpu"
-        and isinstance(module, Cnn)
-        and module.prepare_training(num_examples, compute.num_threads)
-    )
 
 
 def _go_on(state: TrainState, job: _Job) -> int:
