@@ -5,7 +5,10 @@ import torch
 from torch import nn
 
 from assay.models import pooled_conv
+from assay.models.native import float_lanes, has_brain_float_products
 from assay.models.pooled_conv import conv_pool_relu, is_worth_it
+from assay.models.pooled_conv_loops import GradientLoops
+from assay.models.pooling_native import NOBODY
 from tests.models.layers import by_torch, exact, layer, run
 
 SHAPES = [(3, 16, 16, 6, 6), (2, 32, 64, 7, 9), (1, 16, 48, 2, 2), (5, 48, 128, 2, 5), (2, 16, 32, 14, 3)]
@@ -64,14 +67,34 @@ def test_among_equals_the_first_gets_it() -> None:
 @pytest.mark.parametrize("lanes", [8, 16])
 def test_the_same_bits_however_many_lanes_the_processor_has(dtype, lanes: int, monkeypatch) -> None:
     features, conv, gradient = wanting(*layer(SHAPES[3], dtype))
-    usual = run(conv_pool_relu, features, conv, gradient)
-    monkeypatch.setattr("assay.models.pooled_conv_loops.float_lanes", lambda: lanes)
-    pooled_conv._loops.cache_clear()
-    try:
-        others = run(conv_pool_relu, features, conv, gradient)
-    finally:
+    monkeypatch.setattr("assay.models.pooled_conv_loops.has_brain_float_products", lambda: False)
+    found = []
+    for number in (float_lanes(), lanes):
+        monkeypatch.setattr("assay.models.pooled_conv_loops.float_lanes", lambda number=number: number)
         pooled_conv._loops.cache_clear()
-    assert all(torch.equal(one, other) for one, other in zip(usual, others, strict=True))
+        try:
+            found.append(run(conv_pool_relu, features, conv, gradient))
+        finally:
+            pooled_conv._loops.cache_clear()
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (4, 64, 32, 8, 8), (1, 96, 16, 4, 4)])
+def test_pairs_of_bfloat16_add_up_to_what_single_ones_do(shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, conv, gradient = layer(shape, torch.bfloat16)
+    batch, channels, out_channels, height, width = shape
+    places = torch.randint(0, NOBODY + 1, (batch, height // 2, width // 2, out_channels)).to(torch.int8)
+    arrays = [tensor.permute(0, 2, 3, 1).contiguous() for tensor in (gradient, features)]
+    found = []
+    for has_products in (has_brain_float_products(), False):
+        monkeypatch.setattr("assay.models.pooled_conv_loops.has_brain_float_products", lambda has=has_products: has)
+        loops = GradientLoops(height, width, channels, out_channels, torch.bfloat16)
+        assert loops._layer.in_pairs == (has_products and float_lanes() == 16)
+        found.append(loops.run(arrays[0], places, arrays[1], conv.weight.detach()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(
+            one.float(), other.float(), rtol=2**-7 if one.dtype == torch.bfloat16 else 1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -178,6 +178,25 @@ class Loop:
         self.builder.store(self.builder.and_(value, self.builder.sub(value, kind(1))), rest)
         self._close(after)
 
+    @contextmanager
+    def visit_pairs_of_ones(self, mask: Any) -> Iterator[tuple[Any, Any, Any]]:
+        """The same for two bits at a time; give both numbers and whether there is a second, else it is the first."""
+        at, kind = self.builder, mask.type
+        rest = self.variable(kind, mask)
+        after = self._open(lambda value: at.icmp_unsigned("!=", value, kind(0)), rest)
+
+        def next_one() -> Any:
+            value = at.load(rest)
+            at.store(at.and_(value, at.sub(value, kind(1))), rest)
+            number = at.cttz(value, ir.IntType(1)(0))
+            return number if kind.width == SIZE.width else at.zext(number, SIZE)
+
+        first = next_one()
+        is_pair = at.icmp_unsigned("!=", at.load(rest), kind(0))
+        second = at.select(is_pair, next_one(), first)
+        yield first, second, is_pair
+        self._close(after)
+
     def variable(self, kind: Any, value: Any) -> Any:
         """Return where a local variable is, which LLVM keeps in a register."""
         with self.builder.goto_entry_block():
@@ -233,6 +252,15 @@ class Loop:
         kind = ir.FunctionType(third.type, [third.type, pairs, pairs])
         function = self._module.globals.get(name) or ir.Function(self._module, kind, name)
         return self.builder.call(function, [third, *(self.builder.bitcast(value, pairs) for value in (first, second))])
+
+    def interleaved(self, first: Any, second: Any, lanes: Sequence[int]) -> Any:
+        """Return pairs of 16-bit numbers, as 32-bit numbers: for each of these lanes that of both vectors."""
+        order = [lane + side * first.type.count for lane in lanes for side in (0, 1)]
+        return self.builder.bitcast(self.shuffled(first, second, order), ir.VectorType(WORD, len(lanes)))
+
+    def shuffled(self, first: Any, second: Any, order: Sequence[int]) -> Any:
+        """Return a vector of lanes of two others, those of the second numbered on."""
+        return self.builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(WORD, len(order)), list(order)))
 
     def everywhere(self, number: Any, lanes: int) -> Any:
         """Return a vector with one number in all lanes."""

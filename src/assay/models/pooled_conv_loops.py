@@ -1,9 +1,8 @@
 """The backward pass of `assay.models.pooled_conv`, written for LLVM."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -22,12 +21,14 @@ from assay.models.native import (
     MachineCode,
     constant,
     float_lanes,
+    has_brain_float_products,
     new_module,
 )
 from assay.models.native import has_fused_multiply_add as is_fused
 from assay.models.pooling_native import NOBODY
 
 _KERNEL = tuple(product(range(3), range(3)))
+_LANES_OF_PAIRS = 16
 _KINDS = {torch.bfloat16: SHORT, torch.float32: FLOAT}
 
 
@@ -36,6 +37,7 @@ class GradientLoops:
 
     Input channels are worked on a few at a time, as many as the processor adds at once: a block. For a block, the nine
     sums of one output channel stay in registers, and so do the sixteen that one window adds to the input's gradient.
+    Where the processor multiplies bfloat16 in pairs (AVX512-BF16), gradients of an output channel are taken in pairs.
 
     Args:
         height: Height of the input.
@@ -51,7 +53,8 @@ class GradientLoops:
     def __init__(self, height: int, width: int, in_channels: int, out_channels: int, kind: torch.dtype) -> None:
         if not is_fused():
             raise RuntimeError("the processor has no fused multiply-add")
-        self._layer = layer = _Layer(height, width, in_channels, out_channels, float_lanes())
+        in_pairs = kind == torch.bfloat16 and has_brain_float_products() and float_lanes() == _LANES_OF_PAIRS
+        self._layer = layer = _Layer(height, width, in_channels, out_channels, float_lanes(), in_pairs)
         module = new_module("pooled_conv")
         _write(module, layer, _KINDS[kind])
         self._code = MachineCode(str(module))
@@ -79,18 +82,18 @@ class GradientLoops:
             Gradients of the input in its type, and of weights and biases in float32.
         """
         layer, num_shares = self._layer, torch.get_num_threads()
-        blocked = weight.float().reshape(layer.out_channels, layer.num_blocks, layer.lanes, 9).permute(1, 0, 3, 2)
-        blocked = blocked.contiguous()
-        of_weight = torch.zeros((num_shares, *blocked.shape))
+        taps = weight.to(layer.padded_kind).reshape(layer.out_channels, -1, layer.block, 9)
+        blocked = taps.permute(1, 0, 3, 2).contiguous()
+        of_weight = torch.zeros((num_shares, layer.in_channels // layer.lanes, layer.out_channels, 9, layer.lanes))
         of_bias = torch.zeros((num_shares, layer.out_channels))
-        entries = torch.empty((num_shares, layer.out_channels, layer.num_windows), dtype=torch.int64)
+        entries = torch.empty((num_shares, layer.out_channels, layer.most_entries), dtype=torch.int64)
         counts = torch.empty((num_shares, layer.out_channels), dtype=torch.int64)
-        padded = torch.zeros((2, num_shares, layer.padded_size))
+        padded = torch.zeros((num_shares, layer.padded_size), dtype=layer.padded_kind)
+        room = torch.empty(padded.shape)
         of_features = torch.empty_like(features)
-        arrays = (gradient, places, features, blocked, entries, counts, *padded, of_weight, of_bias, of_features)
+        arrays = (gradient, places, features, blocked, entries, counts, padded, room, of_weight, of_bias, of_features)
         self._code.run("gradients", len(gradient), [array.data_ptr() for array in arrays])
-        summed = of_weight.sum(0).permute(1, 0, 3, 2).reshape(layer.out_channels, layer.in_channels, 3, 3)
-        return of_features, summed, of_bias.sum(0)
+        return of_features, layer.in_order(of_weight.sum(0)), of_bias.sum(0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class _Layer:
     """Sizes, known when the code is made.
 
     Attributes:
-        lanes: Input channels of a block.
+        lanes: Input channels of a vector.
+        in_pairs: Whether products are added in pairs, of bfloat16.
     """
 
     height: int
@@ -106,6 +110,7 @@ class _Layer:
     in_channels: int
     out_channels: int
     lanes: int
+    in_pairs: bool
 
     @property
     def rows(self) -> int:
@@ -120,8 +125,29 @@ class _Layer:
         return self.rows * self.columns
 
     @property
-    def num_blocks(self) -> int:
-        return self.in_channels // self.lanes
+    def block(self) -> int:
+        """Input channels that are worked on at once."""
+        return next(size for size in (32, 16) if self.in_channels % size == 0) if self.in_pairs else self.lanes
+
+    def in_order(self, of_weight: Tensor) -> Tensor:
+        """Return gradients of weights, ``[vector, output channel, tap, lane]``, as torch wants them."""
+        num_parts = len(self.parts)
+        split = of_weight.view(-1, num_parts, self.out_channels, 9, self.lanes // 4, 4).permute(2, 0, 4, 1, 5, 3)
+        return split.reshape(self.out_channels, self.in_channels, 3, 3)
+
+    @property
+    def chunk(self) -> int:
+        """Output channels whose places are compared at once."""
+        return next(size for size in (64, 32, 16) if self.out_channels % size == 0)
+
+    @property
+    def most_entries(self) -> int:
+        """Room for the entries of an output channel, and for one more, which makes their number even."""
+        return self.num_windows + 1
+
+    @property
+    def padded_kind(self) -> torch.dtype:
+        return torch.bfloat16 if self.in_pairs else torch.float32
 
     @property
     def padded_width(self) -> int:
@@ -129,8 +155,19 @@ class _Layer:
 
     @property
     def padded_size(self) -> int:
-        """Numbers of one block of an image with a frame of zeros, ``[height + 2, width + 2, lane]``."""
-        return (self.height + 2) * self.padded_width * self.lanes
+        """Numbers of a block of an image with a frame of zeros, ``[height + 2, width + 2, channel]``."""
+        return (self.height + 2) * self.padded_width * self.block
+
+    @property
+    def parts(self) -> Sequence[Sequence[int]]:
+        """The input channels of each vector of a block.
+
+        Two vectors have the first and the second half of every eight channels, as what pairs the numbers of two vectors
+        does it for 128 bits at a time; what does not takes twice as long.
+        """
+        if self.block == self.lanes:
+            return (range(self.lanes),)
+        return [[channel for channel in range(self.block) if channel // 4 % 2 == half] for half in range(2)]
 
 
 @dataclass(frozen=True)
@@ -166,30 +203,31 @@ def _write(module: Any, layer: _Layer, kind: Any) -> None:
             places=loop.part(Array(places, BYTE), image, num_outputs),
             features=loop.part(Array(features, kind), image, num_inputs),
             of_features=loop.part(Array(of_features, kind), image, num_inputs),
-            weights=Array(weights, FLOAT),
-            entries=own(entries, SIZE, num_outputs),
+            weights=Array(weights, _KINDS[layer.padded_kind]),
+            entries=own(entries, SIZE, layer.out_channels * layer.most_entries),
             counts=own(counts, SIZE, layer.out_channels),
-            padded=own(padded, FLOAT, layer.padded_size),
+            padded=own(padded, _KINDS[layer.padded_kind], layer.padded_size),
             padded_gradient=own(padded_gradient, FLOAT, layer.padded_size),
             of_weight=own(of_weight, FLOAT, layer.out_channels * layer.in_channels * 9),
             of_bias=own(of_bias, FLOAT, layer.out_channels),
         )
         _list_entries(loop, layer, arrays)
         _add_to_biases(loop, layer, arrays)
-        with loop.visit(0, layer.num_blocks) as block:
-            _pad(loop, layer, arrays, block)
-            _add_to_weights(loop, layer, arrays, block)
+        with loop.visit(0, layer.in_channels, step=layer.block) as channel:
+            _pad(loop, layer, arrays, channel)
+            (_add_pairs_to_weights if layer.in_pairs else _add_to_weights)(loop, layer, arrays, channel)
             _clear(loop, layer, arrays)
-            _add_to_input(loop, layer, arrays, block)
-            _write_input(loop, layer, arrays, block)
+            (_add_pairs_to_input if layer.in_pairs else _add_to_input)(loop, layer, arrays, channel)
+            _write_input(loop, layer, arrays, channel)
     loop.close()
 
 
 def _list_entries(loop: Loop, layer: _Layer, arrays: _Arrays) -> None:
     """List, for each output channel, where its gradients go to and what they are.
 
-    An entry's lower half is the offset of the pixel above and to the left of the largest one, in a padded block; its
-    upper half is the gradient. An entry of nobody is written, too, and overwritten by the next.
+    An entry's lower half is the offset of the pixel above and to the left of the largest one, in a padded image; its
+    upper half is the gradient. An entry of nobody is written, too, and overwritten by the next. The last is followed by
+    one whose gradient is zero.
     """
     at = loop.builder
     with loop.visit(0, layer.out_channels) as channel:
@@ -200,13 +238,17 @@ def _list_entries(loop: Loop, layer: _Layer, arrays: _Arrays) -> None:
         with loop.visit(0, layer.out_channels) as channel:
             here = loop.total(window, channel)
             place = at.zext(loop.load(arrays.places, here), SIZE)
-            offset = loop.total(corner, _offset(loop, layer, at.lshr(place, SIZE(1)), at.and_(place, SIZE(1))))
+            inner = _offset(loop, layer, at.lshr(place, SIZE(1)), at.and_(place, SIZE(1)))
+            offset = loop.total(corner, inner)
             bits = at.bitcast(loop.widened(loop.load(arrays.gradient, here)), WORD)
             entry = at.or_(offset, at.shl(at.zext(bits, SIZE), SIZE(32)))
             count = loop.load(arrays.counts, channel)
-            loop.store(entry, arrays.entries, loop.total(loop.product(channel, layer.num_windows), count))
+            loop.store(entry, arrays.entries, loop.total(loop.product(channel, layer.most_entries), count))
             is_somebody = at.zext(at.icmp_unsigned("!=", place, SIZE(NOBODY)), SIZE)
             loop.store(loop.total(count, is_somebody), arrays.counts, channel)
+    with loop.visit(0, layer.out_channels) as channel:
+        end = loop.total(loop.product(channel, layer.most_entries), loop.load(arrays.counts, channel))
+        loop.store(SIZE(0), arrays.entries, end)
 
 
 def _add_to_biases(loop: Loop, layer: _Layer, arrays: _Arrays) -> None:
@@ -222,28 +264,67 @@ def _add_to_biases(loop: Loop, layer: _Layer, arrays: _Arrays) -> None:
         loop.store(at.load(total), arrays.of_bias, channel)
 
 
-def _pad(loop: Loop, layer: _Layer, arrays: _Arrays, block: Any) -> None:
-    """Write a block of the image into the padded one, whose frame is zero."""
+def _pad(loop: Loop, layer: _Layer, arrays: _Arrays, channel: Any) -> None:
+    """Write some channels of the image, from this one on, into the padded one, whose frame is zero."""
     with loop.visit(0, layer.height) as row, loop.visit(0, layer.width) as column:
-        values = loop.load(arrays.features, _offset_in_image(loop, layer, row, column, block), layer.lanes)
+        values = loop.load(arrays.features, _offset_in_image(loop, layer, row, column, channel), layer.block)
         inside = _offset(loop, layer, loop.total(row, 1), loop.total(column, 1))
-        loop.store(loop.widened(values), arrays.padded, inside)
+        loop.store(values if layer.in_pairs else loop.widened(values), arrays.padded, inside)
 
 
-def _add_to_weights(loop: Loop, layer: _Layer, arrays: _Arrays, block: Any) -> None:
+def _add_to_weights(loop: Loop, layer: _Layer, arrays: _Arrays, first_input: Any) -> None:
     at, lanes = loop.builder, layer.lanes
     kind = constant(FLOAT, 0, lanes).type
     with loop.visit(0, layer.out_channels) as channel:
-        first = loop.product(loop.total(loop.product(block, layer.out_channels), channel), 9 * lanes)
-        offsets = [loop.total(first, tap * lanes) for tap in range(9)]
+        offsets = _offsets_of_weights(loop, layer, channel, first_input)
         sums = [loop.variable(kind, loop.load(arrays.of_weight, offset, lanes)) for offset in offsets]
-        with _each_entry(loop, layer, arrays, channel) as (corner, value):
-            factor = loop.everywhere(value, lanes)
-            for total, (row, column) in zip(sums, _KERNEL, strict=True):
-                pixel = loop.load(arrays.padded, loop.total(corner, _offset(loop, layer, row, column)), lanes)
+        begin = loop.product(channel, layer.most_entries)
+        with loop.visit(begin, loop.total(begin, loop.load(arrays.counts, channel))) as number:
+            entry = loop.load(arrays.entries, number)
+            factor = loop.everywhere(at.bitcast(at.trunc(at.lshr(entry, SIZE(32)), WORD), FLOAT), lanes)
+            for total, pixel in zip(sums, _pixels(loop, layer, arrays, entry), strict=True):
                 at.store(loop.multiply_add(factor, pixel, at.load(total)), total)
         for total, offset in zip(sums, offsets, strict=True):
             loop.store(at.load(total), arrays.of_weight, offset)
+
+
+def _add_pairs_to_weights(loop: Loop, layer: _Layer, arrays: _Arrays, first_input: Any) -> None:
+    """The same for two entries at once, of which each lane multiplies a pair."""
+    at, lanes = loop.builder, layer.lanes
+    kind = constant(FLOAT, 0, lanes).type
+    with loop.visit(0, layer.out_channels) as channel:
+        firsts = [loop.total(first_input, part * lanes) for part in range(len(layer.parts))]
+        offsets = [_offsets_of_weights(loop, layer, channel, first) for first in firsts]
+        sums = [
+            [loop.variable(kind, loop.load(arrays.of_weight, offset, lanes)) for offset in some] for some in offsets
+        ]
+        begin = loop.product(channel, layer.most_entries)
+        end = loop.total(begin, loop.load(arrays.counts, channel))
+        with loop.visit(begin, end, step=2) as number:
+            one, other = loop.load(arrays.entries, number), loop.load(arrays.entries, loop.total(number, 1))
+            upper = at.and_(at.lshr(other, SIZE(32)), SIZE(0xFFFF0000))
+            factor = loop.everywhere(at.trunc(at.or_(at.lshr(one, SIZE(48)), upper), WORD), lanes)
+            pixels = [_pixels(loop, layer, arrays, entry) for entry in (one, other)]
+            for tap, (first, second) in enumerate(zip(*pixels, strict=True)):
+                for part, totals in zip(layer.parts, sums, strict=True):
+                    pairs = loop.interleaved(first, second, part)
+                    at.store(loop.add_pairs(pairs, factor, at.load(totals[tap])), totals[tap])
+        for totals, some in zip(sums, offsets, strict=True):
+            for total, offset in zip(totals, some, strict=True):
+                loop.store(at.load(total), arrays.of_weight, offset)
+
+
+def _pixels(loop: Loop, layer: _Layer, arrays: _Arrays, entry: Any) -> Iterator[Any]:
+    """Read the pixels that an entry's gradient is multiplied with, for one weight of the kernel after the other."""
+    corner = loop.builder.and_(entry, SIZE(0xFFFFFFFF))
+    for row, column in _KERNEL:
+        yield loop.load(arrays.padded, loop.total(corner, _offset(loop, layer, row, column)), layer.block)
+
+
+def _offsets_of_weights(loop: Loop, layer: _Layer, channel: Any, first_input: Any) -> list[Any]:
+    """Offsets of an output channel's nine weights for a block of input channels, from this one on."""
+    first = loop.total(loop.product(first_input, layer.out_channels), loop.product(channel, layer.lanes))
+    return [loop.total(loop.product(first, 9), tap * layer.lanes) for tap in range(9)]
 
 
 def _clear(loop: Loop, layer: _Layer, arrays: _Arrays) -> None:
@@ -251,61 +332,102 @@ def _clear(loop: Loop, layer: _Layer, arrays: _Arrays) -> None:
         loop.store(constant(FLOAT, 0, layer.lanes), arrays.padded_gradient, offset)
 
 
-def _add_to_input(loop: Loop, layer: _Layer, arrays: _Arrays, block: Any) -> None:
+def _add_to_input(loop: Loop, layer: _Layer, arrays: _Arrays, first_input: Any) -> None:
     """Add what each window gives to the 4x4 pixels around it, output channels by the place of their largest number."""
     at, lanes = loop.builder, layer.lanes
     zeros = constant(FLOAT, 0, lanes)
-    chunk = next(size for size in (64, 32, 16) if layer.out_channels % size == 0)
     with loop.visit(0, layer.rows) as row, loop.visit(0, layer.columns) as column:
         window = loop.product(loop.total(loop.product(row, layer.columns), column), layer.out_channels)
         around = {pixel: loop.variable(zeros.type, zeros) for pixel in product(range(4), range(4))}
-        with loop.visit(0, layer.out_channels, step=chunk) as start:
-            places = loop.load(arrays.places, loop.total(window, start), chunk)
-            for place, (top, left) in enumerate(product(range(2), range(2))):
-                mask = at.bitcast(at.icmp_unsigned("==", places, constant(BYTE, place, chunk)), ir.IntType(chunk))
+        with loop.visit(0, layer.out_channels, step=layer.chunk) as start:
+            for (top, left), mask in _masks(loop, layer, arrays, window, start):
                 with loop.visit_ones(mask) as number:
                     channel = loop.total(start, number)
                     value = loop.widened(loop.load(arrays.gradient, loop.total(window, channel)))
                     factor = loop.everywhere(value, lanes)
-                    first = loop.product(loop.total(loop.product(block, layer.out_channels), channel), 9 * lanes)
-                    for tap, (down, right) in enumerate(_KERNEL):
-                        weights = loop.load(arrays.weights, loop.total(first, tap * lanes), lanes)
+                    weights = _weights(loop, layer, arrays, channel, first_input)
+                    for (down, right), weight in zip(_KERNEL, weights, strict=True):
                         total = around[top + down, left + right]
-                        at.store(loop.multiply_add(factor, weights, at.load(total)), total)
-        for (down, right), total in around.items():
-            offset = _offset(
-                loop, layer, loop.total(loop.product(row, 2), down), loop.total(loop.product(column, 2), right)
-            )
-            old = loop.load(arrays.padded_gradient, offset, lanes)
-            loop.store(at.fadd(old, at.load(total)), arrays.padded_gradient, offset)
+                        at.store(loop.multiply_add(factor, weight, at.load(total)), total)
+        for pixel, total in around.items():
+            _add_to_pixel(loop, layer, arrays, (row, column), pixel, 0, at.load(total))
 
 
-def _write_input(loop: Loop, layer: _Layer, arrays: _Arrays, block: Any) -> None:
+def _add_pairs_to_input(loop: Loop, layer: _Layer, arrays: _Arrays, first_input: Any) -> None:
+    """The same for two output channels at once, of which each lane multiplies a pair."""
+    at, lanes = loop.builder, layer.lanes
+    zeros = constant(FLOAT, 0, lanes)
+    with loop.visit(0, layer.rows) as row, loop.visit(0, layer.columns) as column:
+        window = loop.product(loop.total(loop.product(row, layer.columns), column), layer.out_channels)
+        with loop.visit(0, layer.out_channels, step=layer.chunk) as start:
+            for (top, left), mask in _masks(loop, layer, arrays, window, start):
+                sums = [[loop.variable(zeros.type, zeros) for _ in layer.parts] for _ in _KERNEL]
+                with loop.visit_pairs_of_ones(mask) as (one, other, is_pair):
+                    channels = [loop.total(start, number) for number in (one, other)]
+                    values = [
+                        at.zext(loop.load(arrays.gradient, loop.total(window, channel)), WORD) for channel in channels
+                    ]
+                    upper = at.select(is_pair, at.shl(values[1], WORD(16)), WORD(0))
+                    factor = loop.everywhere(at.or_(values[0], upper), lanes)
+                    weights = [_weights(loop, layer, arrays, channel, first_input) for channel in channels]
+                    for totals, first, second in zip(sums, *weights, strict=True):
+                        for part, total in zip(layer.parts, totals, strict=True):
+                            pairs = loop.interleaved(first, second, part)
+                            at.store(loop.add_pairs(pairs, factor, at.load(total)), total)
+                for (down, right), totals in zip(_KERNEL, sums, strict=True):
+                    pixel = top + down, left + right
+                    for number, total in enumerate(totals):
+                        _add_to_pixel(loop, layer, arrays, (row, column), pixel, number, at.load(total))
+
+
+def _masks(
+    loop: Loop, layer: _Layer, arrays: _Arrays, window: Any, start: Any
+) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Give each place of a window, and a mask of the output channels of a chunk whose largest number is there."""
+    at, chunk = loop.builder, layer.chunk
+    places = loop.load(arrays.places, loop.total(window, start), chunk)
+    for place, corner in enumerate(product(range(2), range(2))):
+        yield corner, at.bitcast(at.icmp_unsigned("==", places, constant(BYTE, place, chunk)), ir.IntType(chunk))
+
+
+def _weights(loop: Loop, layer: _Layer, arrays: _Arrays, channel: Any, first_input: Any) -> Iterator[Any]:
+    """Read the nine weights of an output channel for a block of input channels, from this one on."""
+    first = loop.total(loop.product(first_input, layer.out_channels), loop.product(channel, layer.block))
+    for tap in range(len(_KERNEL)):
+        yield loop.load(arrays.weights, loop.total(loop.product(first, len(_KERNEL)), tap * layer.block), layer.block)
+
+
+def _add_to_pixel(
+    loop: Loop, layer: _Layer, arrays: _Arrays, window: tuple[Any, Any], pixel: tuple[int, int], part: int, value: Any
+) -> None:
+    """Add to the gradient of one of the 4x4 pixels around a window, for one vector of the block."""
+    (row, column), (down, right) = window, pixel
+    place = loop.total(loop.product(row, 2), down), loop.total(loop.product(column, 2), right)
+    offset = loop.total(_offset(loop, layer, *place), part * layer.lanes)
+    old = loop.load(arrays.padded_gradient, offset, layer.lanes)
+    loop.store(loop.builder.fadd(old, value), arrays.padded_gradient, offset)
+
+
+def _write_input(loop: Loop, layer: _Layer, arrays: _Arrays, first_input: Any) -> None:
     """Write a padded block's inside to the gradient of the image."""
     with loop.visit(0, layer.height) as row, loop.visit(0, layer.width) as column:
         inside = _offset(loop, layer, loop.total(row, 1), loop.total(column, 1))
-        values = loop.load(arrays.padded_gradient, inside, layer.lanes)
-        narrowed = loop.narrowed(values, arrays.of_features.kind)
-        loop.store(narrowed, arrays.of_features, _offset_in_image(loop, layer, row, column, block))
-
-
-@contextmanager
-def _each_entry(loop: Loop, layer: _Layer, arrays: _Arrays, channel: Any) -> Iterator[tuple[Any, Any]]:
-    """Repeat what is written in the block for each entry of a channel; give its offset and its gradient."""
-    at = loop.builder
-    begin = loop.product(channel, layer.num_windows)
-    with loop.visit(begin, loop.total(begin, loop.load(arrays.counts, channel))) as number:
-        entry = loop.load(arrays.entries, number)
-        upper = at.trunc(at.lshr(entry, SIZE(32)), WORD)
-        yield at.and_(entry, SIZE(0xFFFFFFFF)), at.bitcast(upper, FLOAT)
+        outside = _offset_in_image(loop, layer, row, column, first_input)
+        firsts = range(0, layer.block, layer.lanes)
+        vectors = [loop.load(arrays.padded_gradient, loop.total(inside, first), layer.lanes) for first in firsts]
+        lane_of = {channel: lane for lane, channel in enumerate(chain.from_iterable(layer.parts))}
+        for first in firsts:
+            order = [lane_of[channel] for channel in range(first, first + layer.lanes)]
+            values = loop.shuffled(vectors[0], vectors[-1], order)
+            loop.store(loop.narrowed(values, arrays.of_features.kind), arrays.of_features, loop.total(outside, first))
 
 
 def _offset(loop: Loop, layer: _Layer, row: Any, column: Any) -> Any:
     """Offset of a pixel in a padded block."""
-    return loop.product(loop.total(loop.product(row, layer.padded_width), column), layer.lanes)
+    return loop.product(loop.total(loop.product(row, layer.padded_width), column), layer.block)
 
 
-def _offset_in_image(loop: Loop, layer: _Layer, row: Any, column: Any, block: Any) -> Any:
-    """Offset of a pixel's block in an image."""
+def _offset_in_image(loop: Loop, layer: _Layer, row: Any, column: Any, channel: Any) -> Any:
+    """Offset of a pixel's channel in an image."""
     pixel = loop.product(loop.total(loop.product(row, layer.width), column), layer.in_channels)
-    return loop.total(pixel, loop.product(block, layer.lanes))
+    return loop.total(pixel, channel)
