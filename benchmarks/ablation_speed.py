@@ -49,6 +49,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 NUM_SEEDS = 3
 BATCH_SIZE = 64
+SETTLE_SECONDS = 5.0
+"""After a command Prefect's private server writes what it still holds and ends; that is no part of the next one."""
 LEARNING_RATE = 0.002
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -314,6 +316,7 @@ def assay(name: str, job: Job) -> dict[str, Any]:
         warm = [*command, "ablation.baseline={}", "ablation.num_seeds=1", "train.num_epochs=1", "train.seed=99"]
         warm.append("ablation.factors={train.l2: [0.5]}")
         subprocess.run(warm, cwd=root, env=environment, check=True, capture_output=True)
+        time.sleep(SETTLE_SECONDS)
         grid = [*command, cells, "ablation.baseline={}", f"ablation.num_seeds={NUM_SEEDS}"]
         grid += [f"train.num_epochs={job.num_epochs}", "--prune" if name == "assay" else "--no-prune"]
         load, begun = os.getloadavg()[0], time.perf_counter()

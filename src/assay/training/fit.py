@@ -46,9 +46,10 @@ from assay.training.finite import non_finite_error
 from assay.training.health import examine, examined_positions, find_warnings, gradient_norms, is_examined
 from assay.training.interruption import Interruption, deferred
 from assay.training.layers import LayerRates, freeze
-from assay.training.losses import add_penalty, balanced_class_weights, training_loss
+from assay.training.losses import balanced_class_weights, penalize, training_loss
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer, set_learning_rate
+from assay.training.penalty import PenaltyLoop, penalty_loop
 from assay.training.pretrain import CHECKPOINT_FILE as PRETRAINING_FILE
 from assay.training.pretrain import OnPretraining, pretrain
 from assay.training.schedules import learning_rate
@@ -82,6 +83,7 @@ class _Job:
     spec: ModelSpec
     params: TrainParams
     compute: Compute
+    penalty: PenaltyLoop | None
     checkpoint: Path
     owner: str
     last_epoch: int
@@ -285,13 +287,14 @@ def fit_weights(
                 on_pretraining,
             )
         state = _fresh_state(spec, train, compute, begin)
-        num_examples = len(train_batches) * train.num_epochs
-        if prepare_training(state.master.module, num_examples, compute.device, compute.num_threads):
-            owner = fingerprint(run=owner, layers="assay.models.pooled_conv 2")
+        layers, penalty = _own_code(state, train, compute, len(train_batches))
+        if layers or penalty is not None:
+            owner = fingerprint(run=owner, layers=layers, penalty=penalty is not None)
         job = _Job(
             spec=spec,
             params=train,
             compute=compute,
+            penalty=penalty,
             checkpoint=run_dir / CHECKPOINT_FILE,
             owner=owner,
             last_epoch=min(until_epoch or train.num_epochs, train.num_epochs),
@@ -378,8 +381,7 @@ def _train(
 
             # is it a number? one look a step, before anything is updated with it
             gradient = master.collect()
-            penalty = add_penalty(master.weights, gradient[: master.weights.numel()], params)
-            norm = torch.linalg.vector_norm(gradient)
+            penalty, norm = penalize(master.weights, gradient, params, job.penalty)
             correct = (logits.detach().argmax(dim=1) == labels).sum()
             loss_value, norm_value, num_correct = torch.stack((loss.detach() + penalty, norm, correct.float())).tolist()
             if not _is_finite(loss_value, norm_value):
@@ -467,6 +469,23 @@ def _fresh_state(spec: ModelSpec, params: TrainParams, compute: Compute, begin: 
     average = WeightAverage(master, module, params.ema_decay) if params.ema_decay is not None else None
     rates = LayerRates(master, module, params.layer_decay) if params.layer_decay < 1 else None
     return TrainState(module, master, optimizer, augmentation, average, rates)
+
+
+def _own_code(
+    state: TrainState, params: TrainParams, compute: Compute, num_examples: int
+) -> tuple[str | None, PenaltyLoop | None]:
+    """Have a training computed by code of our own where it gains by that, which rounds otherwise than torch.
+
+    Returns:
+        What computes the layers, None for torch alone, and the loop of the L1 and L2 terms.
+    """
+    if compute.device != "cpu":
+        return None, None
+    master, num_threads = state.master, compute.num_threads
+    is_prepared = prepare_training(master.module, num_examples * params.num_epochs, compute.device, num_threads)
+    num_steps = params.num_epochs * -(-num_examples // params.batch_size)
+    penalty = penalty_loop(master.weights.numel(), num_steps, params, num_threads)
+    return ("assay.models.pooled_conv 2" if is_prepared else None), penalty
 
 
 def _go_on(state: TrainState, job: _Job) -> int:

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from assay.params import TrainParams
+from assay.training.penalty import PenaltyLoop
 
 
 def training_loss(
@@ -78,6 +79,32 @@ def add_penalty(
         value = value + params.l2 / 2 * weights.dot(weights)
         gradient.add_(weights, alpha=params.l2)
     return value
+
+
+@torch.no_grad()
+def penalize(
+    weights: Float[Tensor, " weight"],
+    gradient: Float[Tensor, " value"],
+    params: TrainParams,
+    loop: PenaltyLoop | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Add the gradient of the L1 and L2 terms to a gradient, in place, as `add_penalty` does.
+
+    Args:
+        weights: What the terms act on.
+        gradient: Gradient of the cross-entropy with respect to these and, after them, all other parameters.
+        params: The factors.
+        loop: Machine code for it, see `assay.training.penalty.penalty_loop`; the gradient is the same without.
+
+    Returns:
+        The terms' value, and the Euclidean norm of the whole gradient, scalars in float32.
+    """
+    of_weights, of_rest = gradient.tensor_split([weights.numel()])
+    if loop is None:
+        return add_penalty(weights, of_weights, params), torch.linalg.vector_norm(gradient)
+    absolute, squares, norm = loop.add(weights, of_weights, params.l1, params.l2)
+    value = params.l1 * absolute + params.l2 / 2 * squares
+    return value.float(), (norm + of_rest.dot(of_rest)).sqrt().float()
 
 
 def balanced_class_weights(labels: Int[Tensor, " example"], num_classes: int) -> Float[Tensor, " class"]:
