@@ -120,7 +120,7 @@ def test_it_takes_much_work_and_code_for_the_threads(monkeypatch: pytest.MonkeyP
     conv = nn.Conv2d(1, 32, 3, padding=1)
     enough = -(-pooled_conv._ENOUGH_OF_IMAGES // (28 * 28 * 32 * 9))
     assert [is_worth_it(conv, 28, 28, number, 1) for number in (enough - 1, enough)] == [False, True]
-    monkeypatch.setattr(pooled_conv.make_kernels()._code, "_parallel", None)
+    monkeypatch.setattr(pooled_conv._image_loops(28, 28, 1, 32, torch.float32)._code, "_parallel", None)
     assert [is_worth_it(conv, 28, 28, enough, number) for number in (1, 2)] == [True, False]
 
 

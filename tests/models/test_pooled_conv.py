@@ -18,7 +18,7 @@ SHAPES = [(3, 16, 16, 6, 6), (2, 32, 64, 7, 9), (1, 16, 48, 2, 2), (5, 48, 128, 
 @pytest.fixture(autouse=True)
 def _torchs_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward by torch, also where the processor has the arithmetic for `assay.models.winograd_loops`."""
-    monkeypatch.setattr(pooled_conv, "_winograd_loops", lambda *shape: None)
+    monkeypatch.setattr(pooled_conv, "_forward_loops", lambda *shape: None)
 
 
 def wanting(features: torch.Tensor, conv: nn.Conv2d, gradient: torch.Tensor):
@@ -174,7 +174,7 @@ def test_it_takes_much_work_and_a_code_for_the_threads(monkeypatch: pytest.Monke
     conv = nn.Conv2d(32, 64, 3, padding=1)
     enough = -(-pooled_conv._ENOUGH // (14 * 14 * 32 * 64 * 9))
     assert [is_worth_it(conv, 14, 14, number, 1) for number in (enough - 1, enough)] == [False, True]
-    monkeypatch.setattr(pooled_conv.make_kernels()._code, "_parallel", None)
+    monkeypatch.setattr(pooled_conv._loops(14, 14, 32, 64, torch.float32)._code, "_parallel", None)
     assert [is_worth_it(conv, 14, 14, enough, number) for number in (1, 2)] == [True, False]
 
 

@@ -28,7 +28,7 @@ def close_up(features: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
 
 def forward(features: torch.Tensor, conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Return pooled activations and places, ``[batch, row, column, channel]``."""
-    loops = pooled_conv._winograd_loops(*features.shape[2:], conv.in_channels, conv.out_channels)
+    loops = pooled_conv._forward_loops(*features.shape[2:], conv.in_channels, conv.out_channels, features.dtype)
     assert loops is not None
     assert conv.bias is not None
     return loops.run(features.permute(0, 2, 3, 1).contiguous(), conv.weight, conv.bias)
@@ -71,7 +71,7 @@ def test_it_is_what_pooled_convolutions_do_forward(monkeypatch: pytest.MonkeyPat
         spread[:, :, place // 2 : 2 * rows : 2, place % 2 : 2 * columns : 2] = passed
     for one, other in zip(ours[1:], of_spread(features, conv, spread), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=2**-8, atol=1e-5)
-    monkeypatch.setattr(pooled_conv, "_winograd_loops", lambda *shape: None)
+    monkeypatch.setattr(pooled_conv, "_forward_loops", lambda *shape: None)
     assert not torch.equal(ours[0], run(conv_pool_relu, features, conv, gradient)[0])
 
 
@@ -98,7 +98,7 @@ def test_small_whole_numbers_are_exact() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_the_same_bits_whoever_does_the_shares(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features, conv, _ = layer((batch, 16, 32, 6, 4), torch.bfloat16)
-    loops = pooled_conv._winograd_loops(6, 4, 16, 32)
+    loops = pooled_conv._forward_loops(6, 4, 16, 32, torch.bfloat16)
     assert loops is not None
     alone_with_one = forward(features, conv)
     torch.set_num_threads(3)
@@ -123,14 +123,14 @@ def test_nan_and_infinity_reach_the_result(value: float) -> None:
 def test_without_its_arithmetic_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     features, conv, gradient = layer(SHAPES[1], torch.bfloat16)
     monkeypatch.setattr("assay.models.winograd_loops.has_brain_float_products", lambda: False)
-    pooled_conv._winograd_loops.cache_clear()
+    pooled_conv._forward_loops.cache_clear()
     try:
         assert torch.equal(run(conv_pool_relu, features, conv, gradient)[0], by_torch(features, conv))
     finally:
-        pooled_conv._winograd_loops.cache_clear()
+        pooled_conv._forward_loops.cache_clear()
 
 
 def test_threads_are_those_of_torch() -> None:
-    loops = pooled_conv._winograd_loops(6, 4, 16, 32)
+    loops = pooled_conv._forward_loops(6, 4, 16, 32, torch.bfloat16)
     assert loops is not None
     assert loops._code.is_parallel or sys.platform != "linux"

@@ -27,12 +27,13 @@ from assay.errors import DataError, NonFiniteError
 from assay.evaluation.log_loss import true_class_loss
 from assay.evaluation.predictions import predict_probabilities
 from assay.files import replace_file
-from assay.models.build import build_model, prepare_training
+from assay.models.build import build_model
 from assay.models.spec import ModelSpec
 from assay.params import RunParams
 from assay.project import only_one
 from assay.records import DataRef, EpochRecord, Trial
 from assay.training.fit import CHECKPOINT_FILE, Trained, fit_weights
+from assay.training.own_code import prepare_module
 
 OUTCOMES_FILE = "outcomes.npz"
 TRIAL_FILE = "trial.json"
@@ -84,7 +85,7 @@ def _train(job: TrialJob, params: RunParams, dataset: Dataset, folder: Path, epo
     module.load_state_dict(state.best)
     rows = load_split(job.splits)
     compute = resolve(params.device)
-    prepare_training(module, len(rows.train) * params.train.num_epochs, compute.device, compute.num_threads)
+    prepare_module(module, len(rows.train) * params.train.num_epochs, compute)
     labels = np.asarray(dataset.labels[rows.val])
     probabilities = predict_probabilities(module, spec, dataset, rows.val, compute)
     num_epochs = state.epoch

@@ -34,23 +34,6 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     return module
 
 
-def prepare_training(module: nn.Module, num_examples: int, device: str, num_threads: int) -> bool:
-    """Have a module's layers computed by what is quickest in a training, where torch is not.
-
-    Args:
-        module: What is trained, or answers while it is.
-        num_examples: Examples that all epochs of the training read together, at most.
-        device: ``cpu``, ``cuda`` or ``tpu``.
-        num_threads: Threads of the CPU that it computes with.
-
-    Returns:
-        Whether any layer does without torch, which rounds otherwise.
-    """
-    from assay.models.cnn import Cnn
-
-    return device == "cpu" and isinstance(module, Cnn) and module.prepare_training(num_examples, num_threads)
-
-
 def require_fit(params: ModelParams, kind: str, shape: tuple[int, ...]) -> None:
     """Make sure that a model can be built for such data, without building its weights.
 

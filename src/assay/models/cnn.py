@@ -87,19 +87,20 @@ class Cnn(nn.Module):
         head = () if self.averages else ("hidden",)
         self.rectified = (*(f"{before_relu}.{number}" for number in range(num_pools)), *head)
 
-    def prepare_training(self, num_examples: int, num_threads: int) -> bool:
+    def prepare_training(self, num_examples: int, num_threads: int, kind: torch.dtype) -> bool:
         """Choose what computes each layer: torch, or `assay.models.pooled_conv` where that pays.
 
         Args:
             num_examples: Examples that all epochs of the training read together, at most.
             num_threads: Threads of the CPU that it computes with.
+            kind: Type that it computes in.
 
         Returns:
             Whether any layer does without torch, which rounds otherwise.
         """
         height, width = self._image_size
         self._has_own_loops = tuple(
-            not self.norms and is_worth_it(conv, height >> place, width >> place, num_examples, num_threads)
+            not self.norms and is_worth_it(conv, height >> place, width >> place, num_examples, num_threads, kind)
             for place, conv in enumerate(self.convs)
             if isinstance(conv, nn.Conv2d)
         )

@@ -56,6 +56,11 @@ class ImageLoops:
         _write_backward(module, layer, _KINDS[kind])
         self._code = MachineCode(str(module))
 
+    @property
+    def is_parallel(self) -> bool:
+        """Whether they run in as many threads as torch, not in one."""
+        return self._code.is_parallel
+
     def forward(
         self,
         images: Float[Tensor, "batch height width channel"],

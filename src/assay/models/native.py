@@ -45,11 +45,11 @@ class MachineCode:
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
         machine = binding.Target.from_default_triple().create_target_machine(
-            cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
+            cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=2
         )
         module = binding.parse_assembly(text)
         module.verify()
-        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
         passes.getModulePassManager().run(module, passes)
         self._engine = binding.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()

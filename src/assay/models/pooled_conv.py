@@ -34,7 +34,9 @@ _ENOUGH, _ENOUGH_OF_IMAGES = 1 << 35, 1 << 32
 _log = logging.getLogger(__name__)
 
 
-def is_worth_it(conv: nn.Conv2d, height: int, width: int, num_examples: int, num_threads: int) -> bool:
+def is_worth_it(
+    conv: nn.Conv2d, height: int, width: int, num_examples: int, num_threads: int, kind: torch.dtype | None = None
+) -> bool:
     """Return whether a layer is to be trained by `conv_pool_relu`: machine code can be made, and pays.
 
     It follows from the layer and the whole training, not from what a process did before: gradients are rounded
@@ -46,6 +48,7 @@ def is_worth_it(conv: nn.Conv2d, height: int, width: int, num_examples: int, num
         width: Its width.
         num_examples: Examples that all epochs of the training read together, at most.
         num_threads: Threads that it computes with.
+        kind: Type that it computes in, that of the weights if not given.
     """
     is_its_kind = (
         conv.kernel_size == (3, 3)
@@ -59,11 +62,12 @@ def is_worth_it(conv: nn.Conv2d, height: int, width: int, num_examples: int, num
     enough = _ENOUGH_OF_IMAGES if _is_of_images(conv) else _ENOUGH
     if not is_its_kind or num_examples * height * width * conv.weight.numel() < enough:
         return False
-    kernels = make_kernels()
-    if kernels is None or not (num_threads == 1 or kernels.is_parallel):
+    kind = kind or conv.weight.dtype
+    shape = height, width, conv.in_channels, conv.out_channels
+    loops = _image_loops(*shape, kind) if _is_of_images(conv) else _loops(*shape, kind)
+    if loops is None or not (num_threads == 1 or loops.is_parallel):
         return False
-    make = _image_loops if _is_of_images(conv) else _loops
-    return make(height, width, conv.in_channels, conv.out_channels, conv.weight.dtype) is not None
+    return _is_of_images(conv) or _forward_loops(*shape, kind) is not None or make_kernels() is not None
 
 
 def conv_pool_relu(
@@ -111,7 +115,7 @@ class _ConvPoolRelu(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         last = _last(features)
         _, height, width, channels = last.shape
-        loops = _winograd_loops(height, width, channels, len(weight)) if last.dtype == torch.bfloat16 else None
+        loops = _forward_loops(height, width, channels, len(weight), last.dtype)
         if loops is not None:
             pooled, places = loops.run(last, weight, bias)
             pooled = pooled.permute(0, 3, 1, 2)
@@ -167,7 +171,11 @@ def _image_loops(
 
 
 @cache
-def _winograd_loops(height: int, width: int, in_channels: int, out_channels: int) -> "WinogradLoops | None":
+def _forward_loops(
+    height: int, width: int, in_channels: int, out_channels: int, kind: torch.dtype
+) -> "WinogradLoops | None":
+    if kind != torch.bfloat16:
+        return None
     try:
         from assay.models.winograd_loops import WinogradLoops
 

@@ -59,6 +59,11 @@ class GradientLoops:
         _write(module, layer, _KINDS[kind])
         self._code = MachineCode(str(module))
 
+    @property
+    def is_parallel(self) -> bool:
+        """Whether they run in as many threads as torch, not in one."""
+        return self._code.is_parallel
+
     def run(
         self,
         gradient: Float[Tensor, "batch half_height half_width out_channel"],

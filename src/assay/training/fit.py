@@ -21,7 +21,6 @@ from assay.data.tokenizer import UNKNOWN_ID, TextEncoder
 from assay.devices import Compute, resolve, torch_device
 from assay.errors import ModelFileError, StorageError
 from assay.files import replace_file
-from assay.models.build import prepare_training
 from assay.models.files import check_manifest, save_model
 from assay.models.fitting import require_augmentation, takes_any_length
 from assay.models.spec import ModelSpec
@@ -49,7 +48,8 @@ from assay.training.layers import LayerRates, freeze
 from assay.training.losses import balanced_class_weights, penalize, training_loss
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer, set_learning_rate
-from assay.training.penalty import PenaltyLoop, penalty_loop
+from assay.training.own_code import prepare
+from assay.training.penalty import PenaltyLoop
 from assay.training.pretrain import CHECKPOINT_FILE as PRETRAINING_FILE
 from assay.training.pretrain import OnPretraining, pretrain
 from assay.training.schedules import learning_rate
@@ -287,7 +287,7 @@ def fit_weights(
                 on_pretraining,
             )
         state = _fresh_state(spec, train, compute, begin)
-        layers, penalty = _own_code(state, train, compute, len(train_batches))
+        layers, penalty = prepare(state.master, train, compute, len(train_batches))
         if layers or penalty is not None:
             owner = fingerprint(run=owner, layers=layers, penalty=penalty is not None)
         job = _Job(
@@ -469,23 +469,6 @@ def _fresh_state(spec: ModelSpec, params: TrainParams, compute: Compute, begin: 
     average = WeightAverage(master, module, params.ema_decay) if params.ema_decay is not None else None
     rates = LayerRates(master, module, params.layer_decay) if params.layer_decay < 1 else None
     return TrainState(module, master, optimizer, augmentation, average, rates)
-
-
-def _own_code(
-    state: TrainState, params: TrainParams, compute: Compute, num_examples: int
-) -> tuple[str | None, PenaltyLoop | None]:
-    """Have a training computed by code of our own where it gains by that, which rounds otherwise than torch.
-
-    Returns:
-        What computes the layers, None for torch alone, and the loop of the L1 and L2 terms.
-    """
-    if compute.device != "cpu":
-        return None, None
-    master, num_threads = state.master, compute.num_threads
-    is_prepared = prepare_training(master.module, num_examples * params.num_epochs, compute.device, num_threads)
-    num_steps = params.num_epochs * -(-num_examples // params.batch_size)
-    penalty = penalty_loop(master.weights.numel(), num_steps, params, num_threads)
-    return ("assay.models.pooled_conv 2" if is_prepared else None), penalty
 
 
 def _go_on(state: TrainState, job: _Job) -> int:
