@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import sqlite3
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from assay.errors import AssayError
-from assay.tracking import lookup
+from assay.records import RunKey
+from assay.tracking import lookup, runs
 from assay.tracking.lookup import KNOWN_SCHEMA, SlowLookupError, find_artifacts
 from assay.tracking.runs import Tracker
 from tests.tracking.parts import (
@@ -24,9 +26,9 @@ from tests.tracking.parts import (
 KEY = make_key("b" * 64)
 
 
-def finish_one(tracker: Tracker) -> str:
+def finish_one(tracker: Tracker, key: RunKey = KEY) -> str:
     root = tracker.project.root
-    run = tracker.open_run(KEY, default_params(), make_data(root), make_splits(root), name="one")
+    run = tracker.open_run(key, default_params(), make_data(root), make_splits(root), name="one")
     tracker.log_evaluation(run.run_id, make_evaluation(root / "evaluation"))
     if not tracker.client.search_registered_models("name = 'digits-cnn'"):
         tracker.client.create_registered_model("digits-cnn")
@@ -105,6 +107,66 @@ def test_the_tables_and_mlflow_say_the_same(
         assert found == sqlite_tracker.find_finished(KEY), "MLflow says the same"
 
 
+def lose_lineage(tracker: Tracker, run_id: str) -> None:
+    (lookup.find_artifacts(tracker.project.home / "mlflow.db", run_id) / "lineage.json").unlink()
+
+
+def spoil_lineage(tracker: Tracker, run_id: str) -> None:
+    (lookup.find_artifacts(tracker.project.home / "mlflow.db", run_id) / "lineage.json").write_text("{")
+
+
+def add_without_key(tracker: Tracker, run_id: str) -> None:
+    run = tracker.client.create_run(tracker.experiment_id(), tags={"assay.keyed": "no"})
+    tracker.client.set_terminated(run.info.run_id)
+
+
+def look_at_one(tracker: Tracker, run_id: str) -> None:
+    runs.NUM_COMPARED_RUNS = 1
+
+
+def look_at_none(tracker: Tracker, run_id: str) -> None:
+    runs.NUM_COMPARED_RUNS = 1
+    add_without_key(tracker, run_id)
+
+
+NEAREST = make_key("1" * 64)
+OTHER = dataclasses.replace(make_key("2" * 64), parts={"params": "x", "data": "0" * 32})
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (nothing, NEAREST),
+        (delete_version, NEAREST),
+        (lose_lineage, dataclasses.replace(NEAREST, details={})),
+        (spoil_lineage, dataclasses.replace(NEAREST, details={})),
+        (add_without_key, NEAREST),
+        (run_again, OTHER),
+        (fail, OTHER),
+        (delete_run, OTHER),
+        (look_at_one, OTHER),
+        (look_at_none, None),
+        (delete_experiment, None),
+    ],
+)
+def test_the_tables_and_mlflow_find_the_same_nearest(
+    sqlite_tracker: Tracker,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Tracker, str], None],
+    expected: RunKey | None,
+) -> None:
+    monkeypatch.setattr(runs, "NUM_COMPARED_RUNS", runs.NUM_COMPARED_RUNS)  # put back what a change makes of it
+    run_id = finish_one(sqlite_tracker, NEAREST)
+    finish_one(sqlite_tracker, OTHER)
+    asked = dataclasses.replace(make_key("3" * 64), parts={**NEAREST.parts, "params": "y"})
+    change(sqlite_tracker, run_id)
+    tables = Tracker.open(sqlite_tracker.project, "unit")
+    assert tables.nearest(asked) == expected
+    assert ("client" in vars(tables)) is (change is lose_lineage), "the tables answered, and MLflow for a lost file"
+    monkeypatch.setattr(lookup, "KNOWN_SCHEMA", "another")
+    assert sqlite_tracker.nearest(asked) == expected, "MLflow says the same"
+
+
 def test_only_this_key_in_this_experiment_is_found(sqlite_tracker: Tracker) -> None:
     finish_one(sqlite_tracker)
     assert sqlite_tracker.find_finished(make_key("c" * 64)) is None
@@ -153,6 +215,7 @@ def test_the_answer_needs_no_heavy_import(sqlite_tracker: Tracker) -> None:
         "tracker = Tracker.open(Project(root, root / '.assay'), 'unit');"
         "found = tracker.find_finished(RunKey('b' * 64, {}));"
         "assert tracker.load_record(found.run_id).run_id == found.run_id;"
+        "assert tracker.nearest(RunKey('c' * 64, {})).details;"
         "print(found.model.version, sorted({'mlflow', 'torch', 'sqlalchemy', 'pandas'} & set(sys.modules)))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

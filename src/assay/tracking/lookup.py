@@ -1,8 +1,8 @@
 """Has this been run already? Asked of MLflow's tables directly, where the store is a SQLite file.
 
 Importing MLflow and opening its store takes 2 to 3 s, most of what running again with nothing changed would cost. The
-one question that decides is therefore answered here in milliseconds, read-only. `SlowLookupError` says that it has to
-be asked through MLflow instead.
+one question that decides is therefore answered here in milliseconds, read-only, and so is which run comes nearest where
+there is none. `SlowLookupError` says that it has to be asked through MLflow instead.
 """
 
 import sqlite3
@@ -45,6 +45,17 @@ WHERE experiments.name = ? AND experiments.lifecycle_stage = 'active'
 ORDER BY runs.start_time
 """
 
+_LATEST = """
+SELECT latest.run_uuid, latest.start_time, tags.key, tags.value
+FROM (
+    SELECT runs.run_uuid, runs.start_time FROM runs JOIN experiments USING (experiment_id)
+    WHERE experiments.name = ? AND runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active'
+    ORDER BY runs.start_time DESC, runs.run_uuid LIMIT ?
+) AS latest JOIN tags USING (run_uuid)
+WHERE tags.key = ? OR tags.key GLOB ?
+ORDER BY latest.start_time DESC, latest.run_uuid
+"""
+
 _METRICS = "SELECT key, value FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan"
 
 _FILES = """
@@ -76,6 +87,21 @@ class FoundRun:
     metrics: dict[str, float]
     experiment_id: str
     finished_ms: int
+
+
+@dataclass(frozen=True)
+class KeyedRun:
+    """A run that has a run key.
+
+    Attributes:
+        run_id: MLflow run.
+        start_time_ms: Unix time in ms.
+        tags: Its tags; from the tables only those of its key.
+    """
+
+    run_id: str
+    start_time_ms: int
+    tags: dict[str, str]
 
 
 def find_run(database: Path, experiment: str, digest: str) -> FoundRun | None:
@@ -117,6 +143,24 @@ def find_of_kind(database: Path, experiment: str, kind: str) -> dict[str, tuple[
     with _tables(database) as tables:
         rows = tables.execute(_OF_KIND, (KEY_TAG, KIND_TAG, kind, experiment)).fetchall()
     return {key: (run_id, _local_path(uri)) for key, run_id, uri in rows}
+
+
+def find_latest(database: Path, experiment: str, limit: int) -> list[KeyedRun]:
+    """Find those with a run key among the latest finished runs, latest first.
+
+    Args:
+        database: MLflow's SQLite file.
+        experiment: Name of the experiment to look in.
+        limit: Finished runs, with or without a run key, that are looked at.
+
+    Raises:
+        SlowLookupError: Ask through MLflow.
+    """
+    found: dict[str, KeyedRun] = {}
+    with _tables(database) as tables:
+        for run_id, start_time, name, value in tables.execute(_LATEST, (experiment, limit, KEY_TAG, f"{KEY_TAG}.*")):
+            found.setdefault(run_id, KeyedRun(run_id, start_time, {})).tags[name] = value
+    return [run for run in found.values() if KEY_TAG in run.tags]
 
 
 def find_artifacts(database: Path, run_id: str) -> Path:

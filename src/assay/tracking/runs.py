@@ -86,8 +86,8 @@ class OpenRun:
 class Tracker:
     """One project's MLflow store; `open` makes one.
 
-    MLflow is imported, and a SQLite file made, when `client` is first used. Whether a run has been done already is
-    found out without it where the store is a SQLite file.
+    MLflow is imported, and a SQLite file made, when `client` is first used. Whether a run has been done already, and
+    which comes nearest, is found out without it where the store is a SQLite file.
 
     Attributes:
         project: The project.
@@ -156,12 +156,24 @@ class Tracker:
 
     def nearest(self, key: RunKey) -> RunKey | None:
         """The key, details included, of the finished run with the most equal parts; the latest of several."""
-        runs = self._search("attributes.status = 'FINISHED'", NUM_COMPARED_RUNS)
-        keyed = [run for run in runs if KEY_TAG in run.data.tags]
-        if not keyed:
+        runs = self._latest()
+        if not runs:
             return None
-        best = max(keyed, key=lambda run: (_num_equal_parts(run, key), run.info.start_time))
-        return self._read_key(best)
+        best = max(runs, key=lambda run: (_num_equal_parts(run.tags, key), run.start_time_ms))
+        return self._read_key(best.run_id, best.tags)
+
+    def _latest(self) -> list[lookup.KeyedRun]:
+        """Those with a run key among the latest finished runs, latest first."""
+        database = self.store.database
+        if database is not None:
+            with suppress(lookup.SlowLookupError):
+                return lookup.find_latest(database, self.experiment, NUM_COMPARED_RUNS)
+        runs = self._search("attributes.status = 'FINISHED'", NUM_COMPARED_RUNS)
+        return [
+            lookup.KeyedRun(run.info.run_id, run.info.start_time, run.data.tags)
+            for run in runs
+            if KEY_TAG in run.data.tags
+        ]
 
     def open_run(
         self, key: RunKey, params: RunParams, data: DataRef, splits: Splits, *, name: str, resumable: bool = True
@@ -307,7 +319,7 @@ class Tracker:
     def load_key(self, run_id: str) -> RunKey:
         """Read back a run's key with the details of its parts."""
         with service_errors(self.store):
-            return self._read_key(self.client.get_run(run_id))
+            return self._read_key(run_id, self.client.get_run(run_id).data.tags)
 
     def load_params(self, run_id: str) -> RunParams:
         """Read back all params of a run.
@@ -374,17 +386,20 @@ class Tracker:
                 self.client.search_runs([experiment.experiment_id], condition, max_results=limit, order_by=order)
             )
 
-    def _read_key(self, run: "Run") -> RunKey:
+    def _read_key(self, run_id: str, tags: Mapping[str, str]) -> RunKey:
         """The run's key; without details if its lineage file is gone."""
-        from mlflow.exceptions import MlflowException
-
         try:
-            return RunKey.from_json(json.loads(self._read_text(run.info.run_id, LINEAGE_FILE)))
-        except (MlflowException, OSError, ValueError):
-            prefix = f"{KEY_TAG}."
-            tags = run.data.tags
-            parts = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
-            return RunKey(digest=tags[KEY_TAG], parts=parts)
+            return RunKey.from_json(json.loads(self._read_text(run_id, LINEAGE_FILE)))
+        except (OSError, ValueError):
+            pass
+        except Exception as error:
+            from mlflow.exceptions import MlflowException
+
+            if not isinstance(error, MlflowException):
+                raise
+        prefix = f"{KEY_TAG}."
+        parts = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
+        return RunKey(digest=tags[KEY_TAG], parts=parts)
 
     def _log_text(self, run_id: str, text: str, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -434,8 +449,8 @@ def _param_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _num_equal_parts(run: "Run", key: RunKey) -> int:
-    return sum(run.data.tags.get(f"{KEY_TAG}.{part}") == value for part, value in key.parts.items())
+def _num_equal_parts(tags: Mapping[str, str], key: RunKey) -> int:
+    return sum(tags.get(f"{KEY_TAG}.{part}") == value for part, value in key.parts.items())
 
 
 def _metric_values(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
