@@ -1,6 +1,7 @@
 import random
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from assay.ablation.engine import Engine
 from assay.ablation.halving import go_on
 from assay.ablation.trial_job import TrialJob
 from assay.params import RunParams
-from assay.records import BASELINE
+from assay.records import BASELINE, Trial
 from tests.ablation.simulated import NUM_CLASSES, AnyOrder, Waits, World, engine_of, ten_levels
 
 NAMES = [f"l2={round(0.001 * number, 3)}" for number in range(1, 11)]
@@ -73,6 +74,35 @@ def test_pruning_changes_no_comparison_of_the_levels_that_stay(tmp_path: Path, n
         assert pruned.p_holm >= full.p_holm - 1e-12, "a level that was stopped makes no other claim easier"
     for name in set(found["full"]) - set(stayed):
         assert found["pruned"][name].reason.startswith("Stopped after epoch")
+
+
+def test_training_ends_at_once_with_what_it_depends_on(tmp_path: Path) -> None:
+    engine, _, over = engine_of(world_of(tmp_path), ten_levels())
+    needed: Future[None] = Future()
+    under_way: list[Future[list[Trial]]] = []
+
+    def submit(jobs: list[TrialJob]) -> Future[list[Trial]]:
+        under_way.append(Future())  # never over
+        if len(under_way) == 3:
+            needed.set_exception(OSError("refused"))
+        return under_way[-1]
+
+    engine.submit = submit
+    engine.depend_on(needed)
+    with pytest.raises(OSError, match="refused") as raised:
+        engine.train()
+    assert raised.value is needed.exception()
+    assert len(under_way) == 2 * engine.num_workers, "no more than was handed over already"
+    assert over == []
+
+
+def test_what_training_depends_on_changes_nothing_when_it_is_there(tmp_path: Path) -> None:
+    engine, _, over = engine_of(world_of(tmp_path), ten_levels(prune=False))
+    needed: Future[str] = Future()
+    engine.depend_on(needed)
+    needed.set_result("opened")
+    engine.train()
+    assert len(over) == 11 * 4
 
 
 def stopped_at_barriers(engine: Engine, world: World, falls: Mapping[str, int]) -> dict[str, int]:

@@ -147,6 +147,21 @@ def test_an_ablation_killed_anywhere_goes_on(project: Copy, tmp_path: Path) -> N
     assert names(runs_of(project, "trial")) == sorted(set(names(runs_of(project, "trial"))))
 
 
+def test_a_store_that_refuses_the_run_ends_the_ablation_at_once(project: Copy) -> None:
+    factors = "ablation.factors={train.dropout_prob: [0.6]}"
+    connection = sqlite3.connect(project.home / "mlflow.db")
+    connection.executescript("create trigger full before insert on runs begin select raise(abort, 'full'); end")
+    refused = project.assay("ablate", *SMALL, factors, "train.num_epochs=2000")  # nobody waits for these
+    assert refused.returncode == 2
+    (told,) = [line for line in refused.stderr.splitlines() if line.startswith("assay:")]
+    assert f"assay: sqlite:///{project.home}/mlflow.db: " in told
+    assert checkpoints(project) == set(), "no trial was trained to its end"
+    connection.executescript("drop trigger full")
+    connection.close()
+    assert ablate(project, factors)["num_trained"] == 4
+    assert rows(project, "select status, count(*) from runs group by status") == [("FINISHED", 1 + 2 + 4)]
+
+
 def checkpoints(copy: Copy) -> set[str]:
     return {str(file) for file in (copy.home / "trials").glob("*/trial.json")}
 

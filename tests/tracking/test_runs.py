@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ from mlflow.entities import Metric
 from mlflow.types import Schema
 
 from assay.errors import NonFiniteError, StorageError
+from assay.project import Project
 from assay.records import Interval
+from assay.tracking import runs
 from assay.tracking.runs import Tracker, service_errors
+from assay.tracking.store import Store
 from tests.tracking.parts import (
     REPOSITORY,
     default_params,
@@ -207,6 +212,21 @@ def test_only_a_finished_run_with_a_version_is_found(tracker: Tracker) -> None:
     assert tracker.find_finished(make_key("c" * 64)) is None
     tracker.client.delete_model_version(found.model.name, "1")
     assert tracker.find_finished(key) is None, "its version is gone"
+
+
+def test_threads_open_one_client(sqlite_tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_slowly(project: Project, store: Store) -> object:
+        opened.append(object())
+        time.sleep(0.1)  # long enough for the others to get there
+        return opened[-1]
+
+    monkeypatch.setattr(runs, "open_client", open_slowly)
+    with ThreadPoolExecutor(4) as threads:
+        clients = list(threads.map(lambda _: sqlite_tracker.client, range(4)))
+    assert clients == opened * 4
+    assert len(opened) == 1
 
 
 def test_nearest_is_the_latest_run_with_most_equal_parts(sqlite_tracker: Tracker) -> None:

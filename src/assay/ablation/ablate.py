@@ -4,11 +4,14 @@ The steps: lay out the design, find what is done already, say what it will cost 
 missing, judge, draw, keep. Test data is never read.
 """
 
+import contextvars
 import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -164,7 +167,7 @@ class Ablation:
         self._pilot = {unit for unit in engine.trained if unit in self._setup.keys}
 
     def run(self, submit: Submit, on_plan: OnPlan, *, name: str, page: str | None = None) -> AblationRecord:
-        """Train what is missing, judge, and keep all of it.
+        """Train what is missing, judge, and keep all of it. The MLflow run is opened while trials are trained.
 
         Args:
             submit: Starts some trials.
@@ -174,17 +177,31 @@ class Ablation:
         """
         wanted = self.wanted
         with only_one(wanted.folder / "lock", on_wait=_announce_wait):
-            opened = wanted.runs.open(
-                wanted.key, wanted.params, wanted.data, self._splits, self.plan(), name=name, page=page
+            planned = self.plan()
+            opening = _meanwhile(
+                lambda: wanted.runs.open(
+                    wanted.key, wanted.params, wanted.data, self._splits, planned, name=name, page=page
+                )
             )
-            with wanted.runs.tracker.failure_noted(opened.run_id):
-                engine = self._engine(submit, lambda trial: self._log(opened, trial))
-                planned = self.plan()
+            with self._failure_noted(opening):
+                engine = self._engine(submit, lambda trial: self._log(opening.result(), trial))
+                engine.depend_on(opening)
                 engine.know(self._known)
                 engine.train(lambda: self._tell(engine, planned, on_plan))
-                record = self._conclude(engine, opened, planned)
+                record = self._conclude(engine, opening.result(), planned)
             self._clear()
         return record
+
+    @contextmanager
+    def _failure_noted(self, opening: Future[OpenAblation]) -> Iterator[None]:
+        """Mark the run FAILED when the block raises, if it could be opened."""
+        try:
+            yield
+        except BaseException:
+            if opening.exception() is None:
+                with self.wanted.runs.tracker.failure_noted(opening.result().run_id):
+                    raise
+            raise
 
     def _tell(self, engine: Engine, planned: AblationPlan, on_plan: OnPlan) -> None:
         """Say again what is planned, once the baseline has shown how long it takes and how noisy it is."""
@@ -298,6 +315,20 @@ def describe(record: AblationRecord) -> str:
 
 def _announce_wait() -> None:
     announce("ablate", "the same ablation is under way in another process: waiting for it")
+
+
+def _meanwhile(make: Callable[[], OpenAblation]) -> Future[OpenAblation]:
+    """Open MLflow in a thread, which takes 2 to 3 s; that does not keep the process from ending."""
+    future: Future[OpenAblation] = Future()
+
+    def fill() -> None:
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(fill,), daemon=True).start()
+    return future
 
 
 @cache

@@ -8,6 +8,7 @@ as it would have decided.
 import math
 import queue
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -153,7 +154,7 @@ class Engine:
         """Variant -> score at the open look, even if it became incomplete later."""
         self._over: list[_Unit] = []
         """Trials that are over and not handed on yet."""
-        self._done: queue.Queue[tuple[list[_Unit], TrialFuture]] = queue.Queue()
+        self._done: queue.Queue[tuple[list[_Unit], TrialFuture] | BaseException] = queue.Queue()
         self._attempts: dict[_Unit, int] = {}
         self._ended: set[_Unit] = set()
 
@@ -166,6 +167,16 @@ class Engine:
         for unit, key in self.setup.keys.items():
             if key in trials:
                 self._take(replace(trials[key], variant=unit[0], seed=unit[1]))
+
+    def depend_on(self, future: Future[Any]) -> None:
+        """End training as soon as something fails without which nothing can be kept, with its error."""
+
+        def pass_on(over: Future[Any]) -> None:
+            error = over.exception()
+            if error is not None:
+                self._done.put(error)
+
+        future.add_done_callback(pass_on)
 
     def train_baseline(self) -> None:
         """Train the baseline's trials to the end."""
@@ -202,7 +213,10 @@ class Engine:
                 self._hand_on(self._over.pop(0))
             if not under_way:
                 return
-            chunk, future = self._done.get()
+            done = self._done.get()
+            if isinstance(done, BaseException):
+                raise done
+            chunk, future = done
             under_way -= 1
             waiting += self._collect(chunk, future)
             self._announce()

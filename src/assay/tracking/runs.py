@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -99,6 +100,8 @@ class Tracker:
         self.project = project
         self.store = store
         self.experiment = experiment
+        self._opening = threading.Lock()
+        self._client: MlflowClient | None = None
 
     @classmethod
     def open(cls, project: Project, experiment: str) -> Self:
@@ -115,11 +118,16 @@ class Tracker:
     def client(self) -> "MlflowClient":
         """MLflow's client; its first use takes 2 to 3 s, and 2 s more where it makes the SQLite file.
 
+        Threads that use it first at the same time get the same one.
+
         Raises:
             ServiceError: The store cannot be opened.
             StorageError: The SQLite file cannot be created.
         """
-        return open_client(self.project, self.store)
+        with self._opening:
+            if self._client is None:
+                self._client = open_client(self.project, self.store)
+            return self._client
 
     def find_finished(self, key: RunKey) -> FinishedRun | None:
         """Find the latest finished run with this key whose registered version still exists."""
