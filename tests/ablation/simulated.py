@@ -138,7 +138,8 @@ class Waits(queue.Queue[Any]):
         self._trains = trains
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        self._trains.end_one()
+        if self.empty():
+            self._trains.end_one()
         return super().get(block=False)
 
 

@@ -96,13 +96,32 @@ def test_training_ends_at_once_with_what_it_depends_on(tmp_path: Path) -> None:
     assert over == []
 
 
-def test_what_training_depends_on_changes_nothing_when_it_is_there(tmp_path: Path) -> None:
-    engine, _, over = engine_of(world_of(tmp_path), ten_levels(prune=False))
+@pytest.mark.parametrize("number", [1, 20, 44])
+def test_trials_are_trained_until_they_can_be_handed_on(tmp_path: Path, number: int) -> None:
+    world = world_of(tmp_path)
+    engine, _, _ = engine_of(world, ten_levels(prune=False))
+    trains = AnyOrder(world, lambda under_way: 0)
+    engine._done = Waits(trains)
     needed: Future[str] = Future()
+    handed_over: list[TrialJob] = []
+    num_done: list[int] = []
+
+    def submit(jobs: list[TrialJob]) -> Future[list[Trial]]:
+        handed_over.extend(jobs)
+        if len(handed_over) >= number and not needed.done():
+            assert num_done == [], "no trial is handed on yet"
+            needed.set_result("opened")
+        return trains.submit(jobs)
+
+    def keep(trial: Trial) -> Trial:
+        num_done.append(len(world.jobs))
+        return trial
+
+    engine.submit, engine.on_trial = submit, keep
     engine.depend_on(needed)
-    needed.set_result("opened")
     engine.train()
-    assert len(over) == 11 * 4
+    assert len(num_done) == 11 * 4
+    assert num_done[0] < 44, "they are handed on as soon as they can be"
 
 
 def stopped_at_barriers(engine: Engine, world: World, falls: Mapping[str, int]) -> dict[str, int]:

@@ -154,7 +154,9 @@ class Engine:
         """Variant -> score at the open look, even if it became incomplete later."""
         self._over: list[_Unit] = []
         """Trials that are over and not handed on yet."""
-        self._done: queue.Queue[tuple[list[_Unit], TrialFuture] | BaseException] = queue.Queue()
+        self._done: queue.Queue[tuple[list[_Unit], TrialFuture] | BaseException | None] = queue.Queue()
+        self._needed: Future[Any] | None = None
+        """What has to be there before a trial can be handed on; puts its error, or None, among what is done."""
         self._attempts: dict[_Unit, int] = {}
         self._ended: set[_Unit] = set()
 
@@ -169,14 +171,13 @@ class Engine:
                 self._take(replace(trials[key], variant=unit[0], seed=unit[1]))
 
     def depend_on(self, future: Future[Any]) -> None:
-        """End training as soon as something fails without which nothing can be kept, with its error."""
+        """Say what has to be there before a trial can be handed on; others are trained until it is.
 
-        def pass_on(over: Future[Any]) -> None:
-            error = over.exception()
-            if error is not None:
-                self._done.put(error)
-
-        future.add_done_callback(pass_on)
+        Args:
+            future: Where it fails, training ends at once with its error.
+        """
+        self._needed = future
+        future.add_done_callback(lambda _: self._done.put(future.exception()))
 
     def train_baseline(self) -> None:
         """Train the baseline's trials to the end."""
@@ -209,13 +210,15 @@ class Engine:
             if not is_told and self.analysis.is_complete(BASELINE):
                 is_told = True
                 on_baseline()
-            while self._over and (self._done.empty() or not under_way):
+            while self._over and (not under_way or self._is_idle()):
                 self._hand_on(self._over.pop(0))
             if not under_way:
                 return
             done = self._done.get()
             if isinstance(done, BaseException):
                 raise done
+            if done is None:
+                continue
             chunk, future = done
             under_way -= 1
             waiting += self._collect(chunk, future)
@@ -316,6 +319,10 @@ class Engine:
         if unit not in self._ended:
             self._ended.add(unit)
             self._over.append(unit)
+
+    def _is_idle(self) -> bool:
+        """Whether nothing waits for this process, nor it for what trials are handed on to."""
+        return self._done.empty() and (self._needed is None or self._needed.done())
 
     def _hand_on(self, unit: _Unit) -> None:
         self.trials[unit] = self.on_trial(self.trials[unit])
