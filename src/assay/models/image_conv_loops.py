@@ -26,10 +26,8 @@ from assay.models.native import (
     new_module,
 )
 from assay.models.native import has_fused_multiply_add as is_fused
-from assay.models.window_loops import keep_largest
+from assay.models.window_loops import KERNEL, PLACES, Layer, keep_largest
 
-_KERNEL = tuple(product(range(3), range(3)))
-_PLACES = tuple(product(range(2), range(2)))
 _KINDS = {torch.bfloat16: SHORT, torch.float32: FLOAT}
 
 
@@ -110,26 +108,14 @@ class ImageLoops:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Layer(Layer):
     """Sizes, known when the code is made.
 
     Attributes:
         lanes: Output channels of a vector.
     """
 
-    height: int
-    width: int
-    in_channels: int
-    out_channels: int
     lanes: int
-
-    @property
-    def rows(self) -> int:
-        return self.height // 2
-
-    @property
-    def columns(self) -> int:
-        return self.width // 2
 
     @property
     def padded_size(self) -> int:
@@ -143,7 +129,7 @@ class _Layer:
     @property
     def num_factors(self) -> int:
         """Weights of an output channel."""
-        return self.in_channels * len(_KERNEL)
+        return self.in_channels * len(KERNEL)
 
     @property
     def width_of_step(self) -> int:
@@ -153,7 +139,7 @@ class _Layer:
     @property
     def blocked_shape(self) -> tuple[int, int, int, int]:
         """Shape of weights as the loops want them: ``[block, channel, tap, lane]``."""
-        return self.out_channels // self.lanes, self.in_channels, len(_KERNEL), self.lanes
+        return self.out_channels // self.lanes, self.in_channels, len(KERNEL), self.lanes
 
     def blocked(self, weight: Tensor) -> Tensor:
         blocks, channels, taps, lanes = self.blocked_shape
@@ -166,22 +152,21 @@ class _Layer:
 def _write_forward(module: Any, layer: _Layer, kind: Any) -> None:
     loop = Loop(module, "forward", num_values=6)
     images, weights, biases, padded, pooled, places = loop.values
-    num_inputs, num_outputs = _sizes(layer)
     room = loop.part(Array(padded, FLOAT), loop.share, layer.padded_size)
     with loop.visit(loop.first, loop.end) as image:
-        _pad(loop, layer, loop.part(Array(images, kind), image, num_inputs), room)
+        _pad(loop, layer, loop.part(Array(images, kind), image, layer.num_inputs), room)
         small, where = (
-            loop.part(Array(array, of), image, num_outputs) for array, of in ((pooled, kind), (places, BYTE))
+            loop.part(Array(array, of), image, layer.num_outputs) for array, of in ((pooled, kind), (places, BYTE))
         )
         with loop.visit(0, layer.out_channels, step=layer.width_of_step) as channel:
             vectors = [loop.total(channel, offset) for offset in range(0, layer.width_of_step, layer.lanes)]
             factors = [_factors(loop, layer, Array(weights, FLOAT), vector) for vector in vectors]
             bias = [loop.load(Array(biases, FLOAT), vector, layer.lanes) for vector in vectors]
             with loop.visit(0, layer.rows) as row, loop.visit(0, layer.columns) as column:
-                sums = [dict.fromkeys(_PLACES, value) for value in bias]
+                sums = [dict.fromkeys(PLACES, value) for value in bias]
                 for tap, (channel, down, right) in enumerate(product(range(layer.in_channels), range(3), range(3))):
                     around = _around(loop, layer, room, channel, row, column)
-                    for top, left in _PLACES:
+                    for top, left in PLACES:
                         pixel = around(top + down, left + right)
                         for total, own in zip(sums, factors, strict=True):
                             total[top, left] = loop.multiply_add(pixel, own[tap], total[top, left])
@@ -195,42 +180,36 @@ def _write_backward(module: Any, layer: _Layer, kind: Any) -> None:
     loop = Loop(module, "backward", num_values=6)
     at, lanes = loop.builder, layer.lanes
     gradients, places, images, padded, of_weights, of_biases = loop.values
-    num_inputs, num_outputs = _sizes(layer)
     room = loop.part(Array(padded, FLOAT), loop.share, layer.padded_size)
     weights = loop.part(Array(of_weights, FLOAT), loop.share, layer.out_channels * layer.num_factors)
     biases = loop.part(Array(of_biases, FLOAT), loop.share, layer.out_channels)
     zeros = constant(FLOAT, 0, lanes)
     with loop.visit(loop.first, loop.end) as image:
-        _pad(loop, layer, loop.part(Array(images, kind), image, num_inputs), room)
-        small = loop.part(Array(gradients, kind), image, num_outputs)
-        where = loop.part(Array(places, BYTE), image, num_outputs)
+        _pad(loop, layer, loop.part(Array(images, kind), image, layer.num_inputs), room)
+        small = loop.part(Array(gradients, kind), image, layer.num_outputs)
+        where = loop.part(Array(places, BYTE), image, layer.num_outputs)
         with loop.visit(0, layer.out_channels, step=lanes) as vector:
             of_bias = loop.variable(zeros.type, loop.load(biases, vector, lanes))
             for channel in range(layer.in_channels):
-                first = loop.total(loop.product(vector, layer.num_factors), channel * len(_KERNEL) * lanes)
-                offsets = [loop.total(first, tap * lanes) for tap in range(len(_KERNEL))]
+                first = loop.total(loop.product(vector, layer.num_factors), channel * len(KERNEL) * lanes)
+                offsets = [loop.total(first, tap * lanes) for tap in range(len(KERNEL))]
                 sums = [loop.variable(zeros.type, loop.load(weights, offset, lanes)) for offset in offsets]
                 with loop.visit(0, layer.rows) as row, loop.visit(0, layer.columns) as column:
                     here = _offset(loop, layer, row, column, vector)
                     gradient, place = loop.widened(loop.load(small, here, lanes)), loop.load(where, here, lanes)
                     around = _around(loop, layer, room, channel, row, column)
-                    for number, (top, left) in enumerate(_PLACES):
+                    for number, (top, left) in enumerate(PLACES):
                         is_here = at.icmp_unsigned("==", place, constant(BYTE, number, lanes))
                         passed = at.select(is_here, gradient, zeros)
                         if channel == 0:
                             at.store(at.fadd(at.load(of_bias), passed), of_bias)
-                        for total, (down, right) in zip(sums, _KERNEL, strict=True):
+                        for total, (down, right) in zip(sums, KERNEL, strict=True):
                             pixel = around(top + down, left + right)
                             at.store(loop.multiply_add(passed, pixel, at.load(total)), total)
                 for total, offset in zip(sums, offsets, strict=True):
                     loop.store(at.load(total), weights, offset)
             loop.store(at.load(of_bias), biases, vector)
     loop.close()
-
-
-def _sizes(layer: _Layer) -> tuple[int, int]:
-    """Numbers of an image, and of what comes of it."""
-    return layer.height * layer.width * layer.in_channels, layer.rows * layer.columns * layer.out_channels
 
 
 def _pad(loop: Loop, layer: _Layer, image: Array, room: Array) -> None:

@@ -26,8 +26,8 @@ from assay.models.native import (
 )
 from assay.models.native import has_fused_multiply_add as is_fused
 from assay.models.pooling_native import NOBODY
+from assay.models.window_loops import KERNEL, PLACES, Layer
 
-_KERNEL = tuple(product(range(3), range(3)))
 _LANES_OF_PAIRS = 16
 _KINDS = {torch.bfloat16: SHORT, torch.float32: FLOAT}
 
@@ -102,7 +102,7 @@ class GradientLoops:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Layer(Layer):
     """Sizes, known when the code is made.
 
     Attributes:
@@ -110,24 +110,8 @@ class _Layer:
         in_pairs: Whether products are added in pairs, of bfloat16.
     """
 
-    height: int
-    width: int
-    in_channels: int
-    out_channels: int
     lanes: int
     in_pairs: bool
-
-    @property
-    def rows(self) -> int:
-        return self.height // 2
-
-    @property
-    def columns(self) -> int:
-        return self.width // 2
-
-    @property
-    def num_windows(self) -> int:
-        return self.rows * self.columns
 
     @property
     def block(self) -> int:
@@ -201,13 +185,12 @@ def _write(module: Any, layer: _Layer, kind: Any) -> None:
     def own(address: Any, number_kind: Any, length: int) -> Array:
         return loop.part(Array(address, number_kind), loop.share, length)
 
-    num_outputs, num_inputs = layer.num_windows * layer.out_channels, layer.height * layer.width * layer.in_channels
     with loop.visit(loop.first, loop.end) as image:
         arrays = _Arrays(
-            gradient=loop.part(Array(gradient, kind), image, num_outputs),
-            places=loop.part(Array(places, BYTE), image, num_outputs),
-            features=loop.part(Array(features, kind), image, num_inputs),
-            of_features=loop.part(Array(of_features, kind), image, num_inputs),
+            gradient=loop.part(Array(gradient, kind), image, layer.num_outputs),
+            places=loop.part(Array(places, BYTE), image, layer.num_outputs),
+            features=loop.part(Array(features, kind), image, layer.num_inputs),
+            of_features=loop.part(Array(of_features, kind), image, layer.num_inputs),
             weights=Array(weights, _KINDS[layer.padded_kind]),
             entries=own(entries, SIZE, layer.out_channels * layer.most_entries),
             counts=own(counts, SIZE, layer.out_channels),
@@ -322,7 +305,7 @@ def _add_pairs_to_weights(loop: Loop, layer: _Layer, arrays: _Arrays, first_inpu
 def _pixels(loop: Loop, layer: _Layer, arrays: _Arrays, entry: Any) -> Iterator[Any]:
     """Read the pixels that an entry's gradient is multiplied with, for one weight of the kernel after the other."""
     corner = loop.builder.and_(entry, SIZE(0xFFFFFFFF))
-    for row, column in _KERNEL:
+    for row, column in KERNEL:
         yield loop.load(arrays.padded, loop.total(corner, _offset(loop, layer, row, column)), layer.block)
 
 
@@ -351,7 +334,7 @@ def _add_to_input(loop: Loop, layer: _Layer, arrays: _Arrays, first_input: Any) 
                     value = loop.widened(loop.load(arrays.gradient, loop.total(window, channel)))
                     factor = loop.everywhere(value, lanes)
                     weights = _weights(loop, layer, arrays, channel, first_input)
-                    for (down, right), weight in zip(_KERNEL, weights, strict=True):
+                    for (down, right), weight in zip(KERNEL, weights, strict=True):
                         total = around[top + down, left + right]
                         at.store(loop.multiply_add(factor, weight, at.load(total)), total)
         for pixel, total in around.items():
@@ -366,7 +349,7 @@ def _add_pairs_to_input(loop: Loop, layer: _Layer, arrays: _Arrays, first_input:
         window = loop.product(loop.total(loop.product(row, layer.columns), column), layer.out_channels)
         with loop.visit(0, layer.out_channels, step=layer.chunk) as start:
             for (top, left), mask in _masks(loop, layer, arrays, window, start):
-                sums = [[loop.variable(zeros.type, zeros) for _ in layer.parts] for _ in _KERNEL]
+                sums = [[loop.variable(zeros.type, zeros) for _ in layer.parts] for _ in KERNEL]
                 with loop.visit_pairs_of_ones(mask) as (one, other, is_pair):
                     channels = [loop.total(start, number) for number in (one, other)]
                     values = [
@@ -379,7 +362,7 @@ def _add_pairs_to_input(loop: Loop, layer: _Layer, arrays: _Arrays, first_input:
                         for part, total in zip(layer.parts, totals, strict=True):
                             pairs = loop.interleaved(first, second, part)
                             at.store(loop.add_pairs(pairs, factor, at.load(total)), total)
-                for (down, right), totals in zip(_KERNEL, sums, strict=True):
+                for (down, right), totals in zip(KERNEL, sums, strict=True):
                     pixel = top + down, left + right
                     for number, total in enumerate(totals):
                         _add_to_pixel(loop, layer, arrays, (row, column), pixel, number, at.load(total))
@@ -391,15 +374,15 @@ def _masks(
     """Give each place of a window, and a mask of the output channels of a chunk whose largest number is there."""
     at, chunk = loop.builder, layer.chunk
     places = loop.load(arrays.places, loop.total(window, start), chunk)
-    for place, corner in enumerate(product(range(2), range(2))):
+    for place, corner in enumerate(PLACES):
         yield corner, at.bitcast(at.icmp_unsigned("==", places, constant(BYTE, place, chunk)), ir.IntType(chunk))
 
 
 def _weights(loop: Loop, layer: _Layer, arrays: _Arrays, channel: Any, first_input: Any) -> Iterator[Any]:
     """Read the nine weights of an output channel for a block of input channels, from this one on."""
     first = loop.total(loop.product(first_input, layer.out_channels), loop.product(channel, layer.block))
-    for tap in range(len(_KERNEL)):
-        yield loop.load(arrays.weights, loop.total(loop.product(first, len(_KERNEL)), tap * layer.block), layer.block)
+    for tap in range(len(KERNEL)):
+        yield loop.load(arrays.weights, loop.total(loop.product(first, len(KERNEL)), tap * layer.block), layer.block)
 
 
 def _add_to_pixel(

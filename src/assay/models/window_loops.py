@@ -1,10 +1,60 @@
-"""What loops over windows of four float32 numbers have in common, written for LLVM."""
+"""What loops over windows of 2x2 results of a convolution have in common, written for LLVM."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from assay.models.native import BYTE, FLOAT, Array, Loop, constant
 from assay.models.pooling_native import NOBODY
+
+KERNEL = tuple(product(range(3), range(3)))
+"""Row and column of each of a kernel's nine weights."""
+
+PLACES = tuple(product(range(2), range(2)))
+"""Row and column of each of a window's four numbers."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Sizes of a 3x3 convolution that is pooled, known when its code is made.
+
+    Attributes:
+        height: Height of the input.
+        width: Its width.
+        in_channels: Its channels.
+        out_channels: Channels of the output.
+    """
+
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of windows."""
+        return self.height // 2
+
+    @property
+    def columns(self) -> int:
+        """Windows in a row."""
+        return self.width // 2
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of an image."""
+        return self.rows * self.columns
+
+    @property
+    def num_inputs(self) -> int:
+        """Numbers of an image."""
+        return self.height * self.width * self.in_channels
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers of what comes of it."""
+        return self.num_windows * self.out_channels
 
 
 def keep_largest(loop: Loop, numbers: Sequence[Any], pooled: Array, places: Array, offset: Any) -> None:

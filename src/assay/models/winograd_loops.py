@@ -37,7 +37,7 @@ from assay.models.native import (
     has_brain_float_products,
     new_module,
 )
-from assay.models.window_loops import keep_largest
+from assay.models.window_loops import Layer, keep_largest
 
 _LANES = 16
 _MOST_SUMS = 24
@@ -97,21 +97,8 @@ class WinogradLoops:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Layer(Layer):
     """Sizes, known when the code is made."""
-
-    height: int
-    width: int
-    in_channels: int
-    out_channels: int
-
-    @property
-    def rows(self) -> int:
-        return self.height // 2
-
-    @property
-    def columns(self) -> int:
-        return self.width // 2
 
     @property
     def padded_row(self) -> int:
@@ -171,18 +158,16 @@ class _Arrays:
 def _write(module: Any, layer: _Layer) -> None:
     loop = Loop(module, "forward", num_values=8)
     features, weights, biases, padded, patches, products, pooled, places = loop.values
-    num_inputs = layer.height * layer.width * layer.in_channels
-    num_outputs = layer.rows * layer.columns * layer.out_channels
     with loop.visit(loop.first, loop.end) as image:
         arrays = _Arrays(
-            features=loop.part(Array(features, SHORT), image, num_inputs),
+            features=loop.part(Array(features, SHORT), image, layer.num_inputs),
             weights=Array(weights, WORD),
             biases=Array(biases, FLOAT),
             padded=loop.part(Array(padded, SHORT), loop.share, layer.padded_size),
             patches=loop.part(Array(patches, SHORT), loop.share, layer.patches_size),
             products=loop.part(Array(products, FLOAT), loop.share, layer.products_size),
-            pooled=loop.part(Array(pooled, SHORT), image, num_outputs),
-            places=loop.part(Array(places, BYTE), image, num_outputs),
+            pooled=loop.part(Array(pooled, SHORT), image, layer.num_outputs),
+            places=loop.part(Array(places, BYTE), image, layer.num_outputs),
         )
         _pad(loop, layer, arrays)
         with loop.visit(0, layer.rows) as row:
