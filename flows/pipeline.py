@@ -48,7 +48,8 @@ from assay.registry.contest import TestBench
 from assay.registry.register import example_inputs_of, register
 from assay.tracking.lineage import ABLATION_TAG, WARNINGS_TAG
 from assay.tracking.runs import RECORD_FILE, OpenRun, Tracker
-from assay.training.fit import CHECKPOINT_FILE, fit
+from assay.training.fit import fit
+from assay.training.loop import CHECKPOINT_FILE
 from assay.training.pretrain import CHECKPOINT_FILE as PRETRAINING_FILE
 from assay.training.start import model_of
 from flows import page

@@ -17,7 +17,8 @@ from assay.evaluation.metrics import score
 from assay.evaluation.predictions import predict_probabilities
 from assay.models.files import load_model
 from assay.params import RunParams, SgdParams
-from assay.training.fit import CHECKPOINT_FILE, fit
+from assay.training.fit import fit
+from assay.training.loop import CHECKPOINT_FILE
 from tests.training.tiny import FP32, MODEL, TRAIN, tiny_dataset
 
 

@@ -18,7 +18,7 @@ from assay.devices import Compute, resolve, torch_device
 from assay.models.build import build_model
 from assay.params import AdamWParams, CropFlipAugmentation, DeviceParams, TrainParams
 from assay.training.batches import Batches, to_model_input
-from assay.training.fit import _autocast
+from assay.training.loop import _autocast
 from assay.training.losses import add_penalty, training_loss
 from assay.training.master import MasterWeights
 from assay.training.optimizers import build_optimizer

@@ -12,6 +12,7 @@ from assay.models.lstm import Direction
 from assay.params import DeviceParams, TrainParams
 from assay.records import EpochRecord, LayerHealth, StepRecords
 from assay.training import fit as training
+from assay.training import loop
 from assay.training.health import (
     MAX_EXAMPLES,
     MAX_LAYERS,
@@ -169,7 +170,7 @@ def test_looking_changes_no_bit_of_training(
     steps: list[list[tuple[float, ...]]] = []
     results = []
     for name, examined in (("always", True), ("never", False)):
-        monkeypatch.setattr(training, "is_examined", lambda *_, examined=examined: examined)
+        monkeypatch.setattr(loop, "is_examined", lambda *_, examined=examined: examined)
         told: list[StepRecords] = []
         results.append(training.fit(dataset, splits, MODEL, train, device, tmp_path / name, on_steps=told.append))
         steps.append([part.loss for part in told])

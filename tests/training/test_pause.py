@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from assay.params import EarlyStoppingParams
-from assay.training.fit import CHECKPOINT_FILE, fit
+from assay.training.fit import fit
+from assay.training.loop import CHECKPOINT_FILE
 from tests.training.tiny import BF16, FP32, MODEL, TRAIN, tiny_dataset
 
 LONG = TRAIN.model_copy(update={"num_epochs": 6})

@@ -32,7 +32,7 @@ from assay.models.spec import ModelSpec
 from assay.params import RunParams
 from assay.project import only_one
 from assay.records import DataRef, EpochRecord, Trial
-from assay.training.fit import CHECKPOINT_FILE, Trained, fit_weights
+from assay.training.loop import CHECKPOINT_FILE, Trained, fit_weights
 from assay.training.own_code import prepare_module
 
 OUTCOMES_FILE = "outcomes.npz"
