@@ -10,6 +10,7 @@ from assay.models.build import build_model
 from assay.models.cnn import Cnn, ResidualBlock
 from assay.models.spec import DropoutProbs, ModelSpec
 from assay.params import CnnParams, MlpParams
+from assay.training.health import examine
 
 SPEC = ModelSpec(
     model=CnnParams(channels=(4, 8), hidden_units=16),
@@ -183,3 +184,25 @@ def test_spec_round_trip() -> None:
     assert ModelSpec.from_json(SPEC.to_json()) == SPEC
     with pytest.raises(ValueError, match="keys are"):
         ModelSpec.from_json({"model": {}})
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_prepared_for_training_it_answers_the_same_but_for_rounding(kind: torch.dtype) -> None:
+    spec = dataclasses.replace(SPEC, model=CnnParams(channels=(16, 32)))
+    module = build_model(spec, 0).to(kind)
+    images = IMAGES.to(kind)
+    plain = module.eval()(images)
+    assert module.prepare_training(1 << 60, 1, kind)
+    prepared = module(images)
+    assert not torch.equal(prepared, plain)
+    torch.testing.assert_close(prepared, plain, rtol=1e-5, atol=1e-5 if kind == torch.float32 else 0.05)
+
+
+def test_prepared_for_training_its_layers_can_be_looked_at() -> None:
+    module = build_model(dataclasses.replace(SPEC, model=CnnParams(channels=(16, 32))), 0).eval()
+    gradients = {name: torch.zeros(()) for name, _ in module.named_modules()}
+    plain = examine(module, gradients, lambda: module(IMAGES))
+    assert module.prepare_training(1 << 60, 1, torch.float32)
+    prepared = examine(module, gradients, lambda: module(IMAGES))
+    assert plain == prepared
+    assert all(layer.activation_std is not None for layer in prepared)

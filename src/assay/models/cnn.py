@@ -117,8 +117,8 @@ class Cnn(nn.Module):
         """
         features = self.input_dropout(self.normalize(images))
         for index, conv in enumerate(self.convs):
-            if self._has_own_loops[index]:
-                assert isinstance(conv, nn.Conv2d)
+            assert isinstance(conv, nn.Conv2d)
+            if self._has_own_loops[index] and not _is_watched(conv):
                 features = conv_pool_relu(features, conv)
             else:
                 features = conv(features)
@@ -133,6 +133,11 @@ class Cnn(nn.Module):
             hidden = torch.relu(self.hidden(features.permute(0, 2, 3, 1).flatten(1)))
         logits: Tensor = self.output(self.dropout(hidden))
         return logits
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether somebody is to be told what a layer itself gives, which a loop of our own never writes."""
+    return bool(layer._forward_hooks)
 
 
 class ResidualBlock(nn.Module):

@@ -164,8 +164,8 @@ def _write_forward(module: Any, layer: _Layer, kind: Any) -> None:
             bias = [loop.load(Array(biases, FLOAT), vector, layer.lanes) for vector in vectors]
             with loop.visit(0, layer.rows) as row, loop.visit(0, layer.columns) as column:
                 sums = [dict.fromkeys(PLACES, value) for value in bias]
-                for tap, (channel, down, right) in enumerate(product(range(layer.in_channels), range(3), range(3))):
-                    around = _around(loop, layer, room, channel, row, column)
+                for tap, (color, down, right) in enumerate(product(range(layer.in_channels), range(3), range(3))):
+                    around = _around(loop, layer, room, color, row, column)
                     for top, left in PLACES:
                         pixel = around(top + down, left + right)
                         for total, own in zip(sums, factors, strict=True):

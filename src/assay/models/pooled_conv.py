@@ -75,7 +75,8 @@ def conv_pool_relu(
 ) -> Float[Tensor, "batch out_channel half_height half_width"]:
     """Return ``relu(max_pool2d(conv(features), 2))`` on a CPU; an odd last row or column is left out.
 
-    Forward it is torch's convolution and the loop of `assay.models.pooling`. With ``g`` the gradient of the result,
+    Forward it is `assay.models.winograd_loops` in bfloat16 on a processor that multiplies it, else torch's convolution
+    and the loop of `assay.models.pooling`. With ``g`` the gradient of the result,
     ``p(w, o)`` the pixel of window ``w`` that is largest in channel ``o``, and the sum over the windows in which it is
     positive::
 
@@ -83,9 +84,10 @@ def conv_pool_relu(
         d x[q, i]         = sum over w, o, t with p(w, o) + t = q of g[w, o] * weight[o, i, t]
         d bias[o]         = sum over w of g[w, o]
 
-    Sums are taken in float32, also where the arrays are bfloat16, and in the same order on every processor. Under
-    autocast everything is in its type. The second derivative is refused. Of images both ways are one loop, and
-    what is compared in a window are numbers that have not been rounded to bfloat16.
+    Sums are taken in float32, also where the arrays are bfloat16, and in the same order on every processor, except that
+    one that multiplies bfloat16 adds products in pairs. Under autocast everything is in its type. The second derivative
+    is refused. Of images both ways are one loop, and what is compared in a window are numbers that have not been
+    rounded to bfloat16.
 
     Args:
         features: Input, fastest in channels-last layout. Images whose own gradient is wanted go through torch.
