@@ -177,7 +177,7 @@ def _before(folder: Path, key: str) -> Trial | None:
         epochs = read_outcomes(folder / OUTCOMES_FILE).epochs
     except (OSError, ValueError, TypeError, KeyError, DataError):
         return None
-    return trial if trial.key == key and trial.num_epochs == epochs[-1] else None
+    return trial if trial.key == key and tuple(epochs[-1:]) == (trial.num_epochs,) else None
 
 
 def _history_so_far(folder: Path, key: str) -> tuple[EpochRecord, ...]:
