@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -114,7 +113,7 @@ class Tracker:
         probe(store)
         return cls(project, store, experiment)
 
-    @cached_property
+    @property
     def client(self) -> "MlflowClient":
         """MLflow's client; its first use takes 2 to 3 s, and 2 s more where it makes the SQLite file.
 

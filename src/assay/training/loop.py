@@ -72,7 +72,7 @@ OnSteps = Callable[[StepRecords], None]
 
 @dataclass(frozen=True)
 class _Job:
-    """What a call of `fit` is asked for: how to train, where to keep it and whom to tell."""
+    """What a call of `fit_weights` is asked for: how to train, where to keep it and whom to tell."""
 
     spec: ModelSpec
     params: TrainParams
