@@ -170,6 +170,19 @@ def test_other_layers_are_torchs(conv: nn.Conv2d) -> None:
     assert not is_worth_it(conv, 8, 8, 1 << 60, num_threads=1)
 
 
+@pytest.mark.parametrize("has_tiles", [False, True])
+def test_bfloat16_is_torchs_where_it_multiplies_tiles(has_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.models.native.has_matrix_products", lambda: has_tiles)
+    pooled_conv._has_matrix_products.cache_clear()
+    inner, of_images = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(3, 16, 3, padding=1)
+    try:
+        assert is_worth_it(inner.bfloat16(), 8, 8, 1 << 60, num_threads=1) != has_tiles
+        assert is_worth_it(inner.float(), 8, 8, 1 << 60, num_threads=1)
+        assert is_worth_it(of_images.bfloat16(), 8, 8, 1 << 60, num_threads=1)
+    finally:
+        pooled_conv._has_matrix_products.cache_clear()
+
+
 def test_it_takes_much_work_and_a_code_for_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = nn.Conv2d(32, 64, 3, padding=1)
     enough = -(-pooled_conv._ENOUGH // (14 * 14 * 32 * 64 * 9))

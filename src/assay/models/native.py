@@ -110,6 +110,11 @@ def has_brain_float_products() -> bool:
     return bool(binding.get_host_cpu_features().get("avx512bf16"))
 
 
+def has_matrix_products() -> bool:
+    """Return whether the processor multiplies whole tiles of bfloat16 (AMX), which torch's convolutions do."""
+    return bool(binding.get_host_cpu_features().get("amx-bf16"))
+
+
 def float_lanes() -> int:
     """Return how many float32 the processor computes with at once, 8 or 16."""
     return 16 if binding.get_host_cpu_features().get("avx512f") else 8

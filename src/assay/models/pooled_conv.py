@@ -63,6 +63,8 @@ def is_worth_it(
     if not is_its_kind or num_examples * height * width * conv.weight.numel() < enough:
         return False
     kind = kind or conv.weight.dtype
+    if kind == torch.bfloat16 and not _is_of_images(conv) and _has_matrix_products():
+        return False
     shape = height, width, conv.in_channels, conv.out_channels
     loops = _image_loops(*shape, kind) if _is_of_images(conv) else _loops(*shape, kind)
     if loops is None or not (num_threads == 1 or loops.is_parallel):
@@ -157,6 +159,17 @@ class _ImageConvPoolRelu(torch.autograd.Function):
         pixels, places = ctx.saved_tensors
         of_weight, of_bias = ctx.loops.backward(_last(gradients[0]), places, pixels)
         return None, of_weight.to(pixels.dtype), of_bias.to(pixels.dtype)
+
+
+@cache
+def _has_matrix_products() -> bool:
+    """Whether torch multiplies bfloat16 in tiles: then a dense pass takes less time than one of what is not zero."""
+    try:
+        from assay.models.native import has_matrix_products
+
+        return has_matrix_products()
+    except Exception:  # without LLVM there are no loops to choose either
+        return False
 
 
 @cache

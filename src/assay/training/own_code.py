@@ -9,7 +9,7 @@ from assay.params import TrainParams
 from assay.training.master import MasterWeights
 from assay.training.penalty import PenaltyLoop, penalty_loop
 
-_LAYERS = "assay.models.pooled_conv 2"
+_LAYERS = "assay.models.pooled_conv 3"
 
 
 def prepare_module(module: nn.Module, num_examples: int, compute: Compute) -> bool:
