@@ -162,7 +162,13 @@ def engine_of(world: World, params: RunParams, num_workers: int = 2) -> tuple[En
 
 
 def ten_levels(**ablation: Any) -> RunParams:
-    """Params with ten levels of one factor, named l2=0.001 to l2=0.01, and nine epochs."""
+    """Params with ten levels of one factor, named l2=0.001 to l2=0.01, nine epochs, and looks after 3, 4, 5 and 7."""
     levels = tuple(round(0.001 * number, 3) for number in range(1, 11))
-    given = {"factors": {"train.l2": levels}, "baseline": {"train.num_epochs": 9}, "num_seeds": 4} | ablation
+    given = {
+        "factors": {"train.l2": levels},
+        "baseline": {"train.num_epochs": 9},
+        "num_seeds": 4,
+        "looks": (0.3, 0.4, 0.5, 0.7),
+    }
+    given |= ablation
     return RunParams.model_validate({"ablation": given})

@@ -306,8 +306,8 @@ def test_a_variant_with_other_epochs_is_looked_at_after_the_same_share(tmp_path:
     design = make_design(params)
     world = World(tmp_path, {variant.name: 0.8 for variant in design.variants})
     engine, _, _ = engine_of(world, params)
-    assert engine.setup.looks[design.variants[0].name] == (3, 5, 9)
-    assert engine.setup.looks[design.variants[1].name] == (6, 10, 18)
+    assert engine.setup.looks[design.variants[0].name] == (2, 3, 9)
+    assert engine.setup.looks[design.variants[1].name] == (4, 6, 18)
     engine.train()
     looks = {variant.name: engine.setup.looks[variant.name] for variant in design.variants}
     for (name, _), trial in engine.trials.items():

@@ -6,32 +6,34 @@ from assay.ablation.halving import go_on, look_epochs
 
 
 @pytest.mark.parametrize(
-    ("num_epochs", "grace_fraction", "reduction", "num_variants", "looks"),
+    ("num_epochs", "shares", "reduction", "num_variants", "looks"),
     [
-        (9, 0.3, 2, 17, (3, 4, 5, 6, 7, 9)),
-        (9, 0.3, 3, 17, (3, 4, 6, 9)),
-        (9, 0.3, 2, 2, (3, 9)),
-        (9, 0.3, 2, 1, (9,)),
-        (9, 0.1, 3, 9, (1, 3, 9)),
-        (6, 0.3, 2, 3, (2, 3, 6)),
-        (100, 0.3, 3, 40, (30, 41, 55, 74, 100)),
-        (10, 0.3, 2, 2, (3, 10)),
-        (10, 1.0, 2, 8, (10,)),
-        (1, 0.3, 3, 20, (1,)),
+        (9, (0.2, 0.3), 2, 17, (2, 3, 9)),
+        (15, (0.2, 0.3), 2, 17, (3, 5, 15)),
+        (100, (0.3, 0.2), 2, 17, (20, 30, 100)),
+        (9, (0.2, 0.3), 2, 2, (3, 9)),  # one look comes from two to one: the later
+        (9, (0.2, 0.3), 3, 3, (3, 9)),
+        (9, (0.2, 0.3), 3, 4, (2, 3, 9)),
+        (9, (0.2, 0.3), 2, 1, (9,)),
+        (6, (0.2, 0.3), 2, 3, (2, 6)),
+        (9, (), 2, 17, (9,)),
+        (10, (0.3, 1.0), 2, 8, (3, 10)),
+        (1, (0.2, 0.3), 3, 20, (1,)),
     ],
 )
-def test_looks_lie_a_factor_apart(
-    num_epochs: int, grace_fraction: float, reduction: int, num_variants: int, looks: tuple[int, ...]
+def test_looks_are_after_shares_of_the_epochs(
+    num_epochs: int, shares: tuple[float, ...], reduction: int, num_variants: int, looks: tuple[int, ...]
 ) -> None:
-    assert look_epochs(num_epochs, grace_fraction, reduction, num_variants) == looks
+    assert look_epochs(num_epochs, shares, reduction, num_variants) == looks
 
 
-@given(st.integers(1, 300), st.floats(0.01, 1), st.integers(2, 6), st.integers(1, 200))
-def test_looks_rise_to_the_end(num_epochs: int, grace_fraction: float, reduction: int, num_variants: int) -> None:
-    looks = look_epochs(num_epochs, grace_fraction, reduction, num_variants)
+@given(st.integers(1, 300), st.lists(st.floats(0.001, 1), max_size=5), st.integers(2, 6), st.integers(1, 200))
+def test_looks_rise_to_the_end(num_epochs: int, shares: list[float], reduction: int, num_variants: int) -> None:
+    looks = look_epochs(num_epochs, shares, reduction, num_variants)
     assert looks[-1] == num_epochs
     assert list(looks) == sorted(set(looks))
-    assert looks[0] >= min(num_epochs, grace_fraction * num_epochs) - 1e-6
+    assert looks[0] >= min([1.0, *shares]) * num_epochs - 1e-6
+    assert len(looks) <= len(shares) + 1
 
 
 @given(st.dictionaries(st.text(min_size=1), st.floats(-1, 1), min_size=1, max_size=30), st.integers(2, 5))

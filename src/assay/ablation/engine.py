@@ -83,8 +83,7 @@ class Setup:
         if not self.design.prunes:
             return (own,)
         base = self.design.baseline.train.num_epochs
-        grace, reduction = self.params.grace_fraction, self.params.reduction
-        looks = look_epochs(base, grace, reduction, len(self.design.variants) - 1)
+        looks = look_epochs(base, self.params.looks, self.params.reduction, len(self.design.variants) - 1)
         return tuple(max(1, round(own * look / base)) for look in looks)
 
     @cached_property

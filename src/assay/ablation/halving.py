@@ -9,24 +9,23 @@ Source:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
-def look_epochs(num_epochs: int, grace_fraction: float, reduction: int, num_variants: int) -> tuple[int, ...]:
+def look_epochs(num_epochs: int, shares: Sequence[float], reduction: int, num_variants: int) -> tuple[int, ...]:
     """Return the epochs after which variants are looked at; the last one is the end.
 
-    There are as many looks as it takes to come from `num_variants` down to one, where the epochs allow it, and each
-    lies the same factor after the one before.
+    Where fewer looks come from `num_variants` down to one, the first ones are left out: a later one knows more.
 
     Args:
         num_epochs: Epochs of a whole trial, ``E``.
-        grace_fraction: Share ``g`` of them before the first look, which is after ``ceil(g E)`` epochs.
+        shares: Shares ``s`` of them; a look is after ``ceil(s E)`` epochs.
         reduction: One in so many variants goes on at each look.
         num_variants: Variants that can be stopped.
     """
     halvings = num_halvings(num_variants, reduction)
-    first = max(1, math.ceil(grace_fraction * num_epochs - 1e-9))
-    looks = {round(first * (num_epochs / first) ** (number / halvings)) for number in range(halvings)}
+    used = sorted(shares)[max(0, len(shares) - halvings) :]
+    looks = {max(1, math.ceil(share * num_epochs - 1e-9)) for share in used}
     return tuple(sorted(looks | {num_epochs}))
 
 

@@ -1,7 +1,7 @@
 """What is compared, and how sure to be: ablations, and the gate before the registry's champion."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
@@ -39,8 +39,8 @@ class AblationParams(Section):
     """Chance of finding the difference that the plan calls detectable."""
     prune: bool | None = None
     """Stop levels early that cannot win any more; null does, but for factorial, where every cell counts."""
-    grace_fraction: float = Field(0.3, ge=0.01, le=1)
-    """With pruning, share of the epochs before the first look: what regularizes learns more slowly at first."""
+    looks: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.2, 0.3)
+    """With pruning, shares of the epochs after which levels are stopped; what goes on from the last goes to the end."""
     reduction: int = Field(2, ge=2, le=10)
     """With pruning, one in so many variants goes on at each look."""
     resample_splits: bool = False
