@@ -42,6 +42,14 @@ def by_torch(features: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
     return F.relu(F.max_pool2d(conv(features), 2))
 
 
+def close_up(features: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+    """Return the four numbers of each window before pooling, float64 ``[batch, row, column, channel, 4]``."""
+    wide = F.conv2d(features.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    rows, columns = wide.shape[2] // 2, wide.shape[3] // 2
+    windows = wide[:, :, : 2 * rows, : 2 * columns].unflatten(2, (rows, 2)).unflatten(4, (columns, 2))
+    return windows.permute(0, 2, 4, 1, 3, 5).flatten(4)
+
+
 def exact(features: torch.Tensor, conv: nn.Conv2d, gradient: torch.Tensor) -> list[torch.Tensor]:
     """Return the gradients of weights, biases and input in float64, with torch's maxima in the given type."""
     pooled, where = F.max_pool2d(conv(features), 2, return_indices=True)

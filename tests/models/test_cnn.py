@@ -190,7 +190,7 @@ def test_spec_round_trip() -> None:
 def test_prepared_for_training_it_answers_the_same_but_for_rounding(
     kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assay.models.pooled_conv._has_matrix_products", lambda: False)
+    monkeypatch.setattr("assay.models.pooled_conv._multiplies_tiles", lambda: False)
     spec = dataclasses.replace(SPEC, model=CnnParams(channels=(16, 32)))
     module = build_model(spec, 0).to(kind)
     images = IMAGES.to(kind)

@@ -16,7 +16,7 @@ SHAPES = [(3, 16, 16, 6, 6), (2, 32, 64, 7, 9), (1, 16, 48, 2, 2), (5, 48, 128, 
 
 
 @pytest.fixture(autouse=True)
-def _torchs_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+def _torchs_forward(without_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward by torch, also where the processor has the arithmetic for `assay.models.winograd_loops`."""
     monkeypatch.setattr(pooled_conv, "_forward_loops", lambda *shape: None)
 
@@ -168,19 +168,6 @@ def test_second_derivatives_are_refused() -> None:
 )
 def test_other_layers_are_torchs(conv: nn.Conv2d) -> None:
     assert not is_worth_it(conv, 8, 8, 1 << 60, num_threads=1)
-
-
-@pytest.mark.parametrize("has_tiles", [False, True])
-def test_bfloat16_is_torchs_where_it_multiplies_tiles(has_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.models.native.has_matrix_products", lambda: has_tiles)
-    pooled_conv._has_matrix_products.cache_clear()
-    inner, of_images = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(3, 16, 3, padding=1)
-    try:
-        assert is_worth_it(inner.bfloat16(), 8, 8, 1 << 60, num_threads=1) != has_tiles
-        assert is_worth_it(inner.float(), 8, 8, 1 << 60, num_threads=1)
-        assert is_worth_it(of_images.bfloat16(), 8, 8, 1 << 60, num_threads=1)
-    finally:
-        pooled_conv._has_matrix_products.cache_clear()
 
 
 def test_it_takes_much_work_and_a_code_for_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

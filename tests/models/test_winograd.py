@@ -8,22 +8,17 @@ from torch import nn
 from assay.models import native, pooled_conv
 from assay.models.pooled_conv import conv_pool_relu
 from assay.models.pooling_native import NOBODY
-from tests.models.layers import by_torch, layer, of_spread, run
+from tests.models.layers import by_torch, close_up, layer, of_spread, run
 
 SHAPES = [(3, 16, 16, 6, 6), (2, 32, 64, 7, 9), (1, 16, 48, 2, 2), (5, 48, 128, 2, 5), (2, 16, 32, 14, 40)]
 """Batch, input and output channels, height and width."""
 
-pytestmark = pytest.mark.skipif(
-    not native.has_brain_float_products(), reason="this CPU does not multiply bfloat16 (AVX512-BF16)"
-)
-
-
-def close_up(features: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
-    """Return the four numbers of each window before pooling, float64 ``[batch, row, column, channel, 4]``."""
-    wide = F.conv2d(features.double(), conv.weight.double(), conv.bias.double(), padding=1)
-    rows, columns = wide.shape[2] // 2, wide.shape[3] // 2
-    windows = wide[:, :, : 2 * rows, : 2 * columns].unflatten(2, (rows, 2)).unflatten(4, (columns, 2))
-    return windows.permute(0, 2, 4, 1, 3, 5).flatten(4)
+pytestmark = [
+    pytest.mark.usefixtures("without_tiles"),
+    pytest.mark.skipif(
+        not native.has_brain_float_products(), reason="this CPU does not multiply bfloat16 (AVX512-BF16)"
+    ),
+]
 
 
 def forward(features: torch.Tensor, conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:

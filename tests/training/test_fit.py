@@ -77,7 +77,7 @@ def test_gradients_of_maxima_pause_and_go_on_in_the_same_bytes(
     theirs = fit(*arguments, tmp_path / "theirs")
     fit(*arguments, tmp_path / "other", until_epoch=1)
     monkeypatch.setattr(pooled_conv, "_ENOUGH", 0)
-    monkeypatch.setattr(pooled_conv, "_has_matrix_products", lambda: False)
+    monkeypatch.setattr(pooled_conv, "_multiplies_tiles", lambda: False)
     unbroken = fit(*arguments, tmp_path / "unbroken")
     fit(*arguments, tmp_path / "paused", until_epoch=1)
     resumed = fit(*arguments, tmp_path / "paused")

@@ -24,6 +24,7 @@ from assay.models.native import (
     constant,
     float_lanes,
     new_module,
+    sum_of_shares,
 )
 from assay.models.native import has_fused_multiply_add as is_fused
 from assay.models.window_loops import KERNEL, PLACES, Layer, keep_largest
@@ -101,7 +102,7 @@ class ImageLoops:
         of_bias = torch.zeros((num_shares, layer.out_channels))
         arrays = (gradient, places, images, self._room(), of_weight, of_bias)
         self._code.run("backward", len(images), [array.data_ptr() for array in arrays])
-        return layer.unblocked(of_weight.sum(0)), of_bias.sum(0)
+        return layer.unblocked(sum_of_shares(of_weight)), sum_of_shares(of_bias)
 
     def _room(self) -> Tensor:
         return torch.zeros((torch.get_num_threads(), self._layer.padded_size))

@@ -2,14 +2,18 @@
 
 import ctypes
 import os
+import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from llvmlite import binding, ir
+from torch import Tensor
 
 
 class _BrainFloat(ir.types.Type):  # type: ignore[misc]
@@ -27,6 +31,9 @@ class _BrainFloat(ir.types.Type):  # type: ignore[misc]
 
 BYTE, SHORT, WORD, SIZE, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _BFLOAT = _BrainFloat()
+_ASK_FOR_TILES = (158, 0x1023, 18)
+"""Linux's arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA: for all threads of this process, and its children."""
+
 _HEADER = 5
 """Numbers of a job before a loop's own: the loop, who tells a thread's number and the team's size, shares, images."""
 
@@ -91,6 +98,11 @@ class MachineCode:
             function(ctypes.addressof(job), first, end, share)
 
 
+def sum_of_shares(values: Tensor) -> Tensor:
+    """Add up what each share came to, ``[share, ...]``."""
+    return values[0] if len(values) == 1 else values.sum(0)
+
+
 def new_module(name: str) -> Any:
     """Return a module of LLVM that has what threads begin with; `str` of it is what `MachineCode` takes."""
     module = ir.Module(name)
@@ -110,9 +122,14 @@ def has_brain_float_products() -> bool:
     return bool(binding.get_host_cpu_features().get("avx512bf16"))
 
 
-def has_matrix_products() -> bool:
-    """Return whether the processor multiplies whole tiles of bfloat16 (AMX), which torch's convolutions do."""
-    return bool(binding.get_host_cpu_features().get("amx-bf16"))
+@cache
+def may_multiply_tiles() -> bool:
+    """Return whether the processor multiplies tiles of bfloat16 (AMX) and the system lets this process."""
+    if not binding.get_host_cpu_features().get("amx-bf16") or platform.machine() != "x86_64":
+        return False
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).syscall(*_ASK_FOR_TILES) == 0)
 
 
 def float_lanes() -> int:
@@ -266,6 +283,46 @@ class Loop:
     def shuffled(self, first: Any, second: Any, order: Sequence[int]) -> Any:
         """Return a vector of lanes of two others, those of the second numbered on."""
         return self.builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(WORD, len(order)), list(order)))
+
+    @contextmanager
+    def tiles(self, shapes: Any) -> Iterator[None]:
+        """Use tiles of some shapes in the block; afterwards they are what they were, since torch remembers its own.
+
+        Args:
+            shapes: Address of the 64 bytes that the processor is told.
+        """
+        at = self.builder
+        with at.goto_entry_block():
+            before = at.bitcast(at.alloca(ir.ArrayType(BYTE, 64)), BYTE.as_pointer())
+        self._instruct("sttilecfg", before)
+        self._instruct("ldtilecfg", at.inttoptr(shapes, BYTE.as_pointer()))
+        yield
+        self._instruct("ldtilecfg", before)
+
+    def zero_tile(self, number: int) -> None:
+        """Make all numbers of a tile 0."""
+        self._instruct("tilezero", BYTE(number))
+
+    def load_tile(self, number: int, array: Array, offset: Any, stride: int) -> None:
+        """Read a tile whose rows are so many bytes apart."""
+        self._instruct("tileloadd64", BYTE(number), self._at(array, offset, BYTE), SIZE(stride))
+
+    def store_tile(self, number: int, array: Array, offset: Any, stride: int) -> None:
+        """Write a tile, its rows so many bytes apart."""
+        self._instruct("tilestored64", BYTE(number), self._at(array, offset, BYTE), SIZE(stride))
+
+    def multiply_tiles(self, result: int, first: int, second: int) -> None:
+        """Add the product of two tiles of bfloat16 to one of float32; the second has pairs of its rows together."""
+        self._instruct("tdpbf16ps", BYTE(result), BYTE(first), BYTE(second))
+
+    def _instruct(self, name: str, *values: Any) -> None:
+        name = f"llvm.x86.{name}"
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        function = self._module.globals.get(name) or ir.Function(self._module, kind, name)
+        for place, value in enumerate(values):
+            if value.type == BYTE:
+                function.args[place].add_attribute("immarg")
+        self.builder.call(function, values)
 
     def everywhere(self, number: Any, lanes: int) -> Any:
         """Return a vector with one number in all lanes."""

@@ -20,6 +20,7 @@ from assay.models.pooling_native import make_kernels
 if TYPE_CHECKING:
     from assay.models.image_conv_loops import ImageLoops
     from assay.models.pooled_conv_loops import GradientLoops
+    from assay.models.tiled_loops import TiledForward, TiledGradients
     from assay.models.winograd_loops import WinogradLoops
 
 LANES = 16
@@ -63,7 +64,7 @@ def is_worth_it(
     if not is_its_kind or num_examples * height * width * conv.weight.numel() < enough:
         return False
     kind = kind or conv.weight.dtype
-    if kind == torch.bfloat16 and not _is_of_images(conv) and _has_matrix_products():
+    if kind == torch.bfloat16 and not _is_of_images(conv) and _multiplies_tiles() and not _fills_tiles(conv):
         return False
     shape = height, width, conv.in_channels, conv.out_channels
     loops = _image_loops(*shape, kind) if _is_of_images(conv) else _loops(*shape, kind)
@@ -77,8 +78,9 @@ def conv_pool_relu(
 ) -> Float[Tensor, "batch out_channel half_height half_width"]:
     """Return ``relu(max_pool2d(conv(features), 2))`` on a CPU; an odd last row or column is left out.
 
-    Forward it is `assay.models.winograd_loops` in bfloat16 on a processor that multiplies it, else torch's convolution
-    and the loop of `assay.models.pooling`. With ``g`` the gradient of the result,
+    In bfloat16 it is `assay.models.tiled_loops` both ways on a processor that multiplies tiles of it (AMX), and
+    `assay.models.winograd_loops` forward on one that multiplies pairs (AVX512-BF16); else torch's convolution and the
+    loop of `assay.models.pooling`. With ``g`` the gradient of the result,
     ``p(w, o)`` the pixel of window ``w`` that is largest in channel ``o``, and the sum over the windows in which it is
     positive::
 
@@ -162,14 +164,19 @@ class _ImageConvPoolRelu(torch.autograd.Function):
 
 
 @cache
-def _has_matrix_products() -> bool:
-    """Whether torch multiplies bfloat16 in tiles: then a dense pass takes less time than one of what is not zero."""
+def _multiplies_tiles() -> bool:
+    """Whether tiles of bfloat16 are multiplied, by torch as well: then nothing else comes near."""
     try:
-        from assay.models.native import has_matrix_products
+        from assay.models.native import may_multiply_tiles
 
-        return has_matrix_products()
+        return may_multiply_tiles()
     except Exception:  # without LLVM there are no loops to choose either
         return False
+
+
+def _fills_tiles(conv: nn.Conv2d) -> bool:
+    """Whether channels fill the rows of a tile, which holds two vectors of bfloat16."""
+    return conv.in_channels % (2 * LANES) == 0 and conv.out_channels % (2 * LANES) == 0
 
 
 @cache
@@ -188,10 +195,14 @@ def _image_loops(
 @cache
 def _forward_loops(
     height: int, width: int, in_channels: int, out_channels: int, kind: torch.dtype
-) -> "WinogradLoops | None":
+) -> "TiledForward | WinogradLoops | None":
     if kind != torch.bfloat16:
         return None
     try:
+        if _multiplies_tiles():
+            from assay.models.tiled_loops import TiledForward
+
+            return TiledForward(height, width, in_channels, out_channels)
         from assay.models.winograd_loops import WinogradLoops
 
         return WinogradLoops(height, width, in_channels, out_channels)
@@ -201,8 +212,14 @@ def _forward_loops(
 
 
 @cache
-def _loops(height: int, width: int, in_channels: int, out_channels: int, kind: torch.dtype) -> "GradientLoops | None":
+def _loops(
+    height: int, width: int, in_channels: int, out_channels: int, kind: torch.dtype
+) -> "GradientLoops | TiledGradients | None":
     try:
+        if kind == torch.bfloat16 and _multiplies_tiles():
+            from assay.models.tiled_loops import TiledGradients
+
+            return TiledGradients(height, width, in_channels, out_channels)
         from assay.models.pooled_conv_loops import GradientLoops
 
         return GradientLoops(height, width, in_channels, out_channels, kind)

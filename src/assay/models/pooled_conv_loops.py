@@ -23,6 +23,7 @@ from assay.models.native import (
     float_lanes,
     has_brain_float_products,
     new_module,
+    sum_of_shares,
 )
 from assay.models.native import has_fused_multiply_add as is_fused
 from assay.models.pooling_native import NOBODY
@@ -98,7 +99,7 @@ class GradientLoops:
         of_features = torch.empty_like(features)
         arrays = (gradient, places, features, blocked, entries, counts, padded, room, of_weight, of_bias, of_features)
         self._code.run("gradients", len(gradient), [array.data_ptr() for array in arrays])
-        return of_features, layer.in_order(of_weight.sum(0)), of_bias.sum(0)
+        return of_features, layer.in_order(sum_of_shares(of_weight)), sum_of_shares(of_bias)
 
 
 @dataclass(frozen=True)
