@@ -169,6 +169,7 @@ def ten_levels(**ablation: Any) -> RunParams:
         "baseline": {"train.num_epochs": 9},
         "num_seeds": 4,
         "looks": (0.3, 0.4, 0.5, 0.7),
+        "reduction": 2,
     }
     given |= ablation
     return RunParams.model_validate({"ablation": given})

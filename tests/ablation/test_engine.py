@@ -283,10 +283,14 @@ def test_short_trials_are_handed_over_together(tmp_path: Path) -> None:
     assert max(sizes) == 4  # half a second each, two seconds together
 
 
+def num_epochs_of(levels: tuple[int, ...]) -> RunParams:
+    """Params with levels of the number of epochs beside a baseline of 9, and two looks."""
+    ablation = {"factors": {"train.num_epochs": levels}, "baseline": {"train.num_epochs": 9}}
+    return RunParams.model_validate({"ablation": ablation | {"looks": (0.2, 0.3), "reduction": 2}})
+
+
 def test_two_looks_after_one_epoch_are_one(tmp_path: Path) -> None:
-    params = RunParams.model_validate(
-        {"ablation": {"factors": {"train.num_epochs": (2, 3, 27, 36)}, "baseline": {"train.num_epochs": 9}}}
-    )
+    params = num_epochs_of((2, 3, 27, 36))
     design = make_design(params)
     names = [variant.name for variant in design.variants]
     world = World(tmp_path, {name: 0.9 - 0.01 * place for place, name in enumerate(names)})
@@ -300,9 +304,7 @@ def test_two_looks_after_one_epoch_are_one(tmp_path: Path) -> None:
 
 
 def test_a_variant_with_other_epochs_is_looked_at_after_the_same_share(tmp_path: Path) -> None:
-    params = RunParams.model_validate(
-        {"ablation": {"factors": {"train.num_epochs": (18, 27, 36, 45)}, "baseline": {"train.num_epochs": 9}}}
-    )
+    params = num_epochs_of((18, 27, 36, 45))
     design = make_design(params)
     world = World(tmp_path, {variant.name: 0.8 for variant in design.variants})
     engine, _, _ = engine_of(world, params)

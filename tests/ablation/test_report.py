@@ -159,7 +159,7 @@ def test_what_was_not_measured_is_not_shown_as_a_number(render):
     words = Tags(render(with_verdicts(make_verdict("dropout_prob=0.0", "stopped", **empty)))).words
     assert "+0.0000" not in words
     assert "0.0000 to" not in words
-    assert "stopped could not win" in words
+    assert "stopped fell behind" in words
     endless = make_verdict(difference=0.01, low=-math.inf, high=math.inf, num_seeds=1)
     assert "+0.0100 -∞ to +∞" in Tags(render(with_verdicts(endless))).words
     failed = Trial("baseline", 0, "k", "failed", message="out of memory")

@@ -60,7 +60,7 @@ def test_a_row_says_difference_p_verdict_and_what_it_needs(width):
     [
         ({"word": "undetermined", "examples_needed": 12_000}, "12,000 val"),
         ({"word": "undetermined"}, "out of reach"),
-        ({"word": "stopped"}, "cannot win"),
+        ({"word": "stopped"}, "fell behind"),
         ({"word": "incomplete"}, "failed trial"),
     ],
 )

@@ -54,7 +54,7 @@ class Design:
         variants: All variants, the baseline first.
         contrasts: What gets a verdict; one family.
         seeds: Values of ``train.seed``.
-        prunes: Whether levels that cannot win stop early.
+        prunes: Whether levels that fall behind stop early.
         notes: Sentences for people.
     """
 

@@ -184,7 +184,7 @@ class Engine:
         self._train()
 
     def train(self, on_baseline: Callable[[], None] = lambda: None) -> None:
-        """Train all variants, stopping those that cannot win any more.
+        """Train all variants, stopping those that fall behind.
 
         The baseline goes first and goes on to the end, because everything is compared with it.
 

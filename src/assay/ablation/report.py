@@ -48,7 +48,7 @@ _MEANINGS = {
         "The line below it says how many seeds in all, or how many val examples, would probably decide it."
     ),
     "stopped": (
-        "Stopped early, because at a look it could not win any more, so that its seconds went to the others. "
+        "Stopped early, because it was behind at a look, so that its seconds went to the others. "
         "Its number comes from fewer epochs and gets no verdict."
     ),
     "incomplete": (

@@ -93,7 +93,7 @@ def is_measured(verdict: Verdict) -> bool:
 def what_decides(verdict: Verdict) -> str:
     """Return in few words what would decide a verdict, or why it is none; empty where it is decided."""
     if verdict.verdict == "stopped":
-        return "could not win"
+        return "fell behind"
     if verdict.verdict == "incomplete":
         return "a trial failed"
     if verdict.verdict != "undetermined":
@@ -167,7 +167,7 @@ def plan_facts(plan: AblationPlan) -> list[tuple[str, str]]:
         ("time", _time(plan)),
         ("detectable", _detectable(plan)),
         ("margin", f"differences within ±{plan.margin:g} count as none"),
-        ("pruning", "levels that cannot win stop early" if plan.prunes else "every trial runs to its end"),
+        ("pruning", "levels that fall behind stop early" if plan.prunes else "every trial runs to its end"),
         *([("baseline", baseline)] if baseline else []),
         *(
             (f"recipe {variant.name}", _written(variant.changes))

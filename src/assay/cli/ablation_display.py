@@ -156,7 +156,7 @@ def _needs(verdict: Verdict) -> Text:
         return Text(f"{verdict.seeds_needed:,} seeds")
     if verdict.verdict == "undetermined":
         return Text(f"{verdict.examples_needed:,} val" if verdict.examples_needed else "out of reach")
-    words = {"stopped": "cannot win", "incomplete": "failed trial"}
+    words = {"stopped": "fell behind", "incomplete": "failed trial"}
     return Text(words.get(verdict.verdict, ""), style="dim")
 
 

@@ -94,9 +94,7 @@ def _add_ablate(commands: Any) -> None:
     ablate.add_argument("--plan", action="store_true", help="say what it would train and detect, and train nothing")
     ablate.add_argument("--detect", type=float, metavar="D", help="take as many seeds as find a difference of D")
     ablate.add_argument("--seeds", type=int, metavar="N", help="seeds of every variant")
-    ablate.add_argument(
-        "--prune", action=argparse.BooleanOptionalAction, help="stop levels early that cannot win any more"
-    )
+    ablate.add_argument("--prune", action=argparse.BooleanOptionalAction, help="stop levels early that fall behind")
     ablate.add_argument("--apply", action="store_true", help="write the levels that help into params.yaml")
     ablate.add_argument("--yes", action="store_true", help="train however many trials there are")
     services.add_pool(ablate, default=None)

@@ -38,10 +38,10 @@ class AblationParams(Section):
     power: float = Field(0.8, ge=0.5, le=0.99)
     """Chance of finding the difference that the plan calls detectable."""
     prune: bool | None = None
-    """Stop levels early that cannot win any more; null does, but for factorial, where every cell counts."""
-    looks: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.2, 0.3)
+    """Stop levels early that fall behind; null does, but for factorial, where every cell counts."""
+    looks: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.3,)
     """With pruning, shares of the epochs after which levels are stopped; what goes on from the last goes to the end."""
-    reduction: int = Field(2, ge=2, le=10)
+    reduction: int = Field(3, ge=2, le=10)
     """With pruning, one in so many variants goes on at each look."""
     resample_splits: bool = False
     """Draw train and val anew for every seed; test stays as it is."""

@@ -55,7 +55,7 @@ class Trial(Record):
         variant: Name of the variant.
         seed: Value of ``train.seed``.
         key: Digest of the trial's run key.
-        state: ``finished``; ``stopped`` (early, because its level could not win any more); ``diverged`` (counts as a
+        state: ``finished``; ``stopped`` (early, because its level fell behind); ``diverged`` (counts as a
             model that always answers the most frequent class); ``failed`` (even when it was tried again).
         num_epochs: Epochs trained.
         metrics: Metric on val after the last epoch -> value.
@@ -175,7 +175,7 @@ class AblationPlan(Record):
         detectable: Smallest difference that these seeds detect with the stated power; None while the noise is unknown.
         power: That power, e.g. 0.8.
         margin: Differences within plus and minus this count as none.
-        prunes: Whether levels that cannot win stop early.
+        prunes: Whether levels that fall behind stop early.
         baseline: Params path that a variant changes -> JSON text of the baseline's level.
         alpha: Highest chance of a false ``helps`` or ``hurts`` in the family.
         resamples_splits: Whether each seed has its own train and val.
