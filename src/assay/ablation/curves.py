@@ -17,7 +17,7 @@ from assay.ablation.wording import (
     metric_label,
     signed,
 )
-from assay.evaluation.figures import COLOURS
+from assay.data.drawing import COLOURS
 from assay.headlines import LOWER_IS_BETTER
 from assay.records import BASELINE, AblationRecord, Trial, VariantSummary
 

@@ -30,7 +30,7 @@ from assay.ablation.wording import (
     signed,
     signed_seconds,
 )
-from assay.evaluation.figures import COLOURS, STYLE, to_png
+from assay.data.drawing import COLOURS, STYLE, to_png
 from assay.headlines import LOWER_IS_BETTER
 from assay.records import BASELINE, AblationRecord, Variant, Verdict
 

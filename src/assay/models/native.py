@@ -286,7 +286,7 @@ class Loop:
 
     @contextmanager
     def tiles(self, shapes: Any) -> Iterator[None]:
-        """Use tiles of some shapes in the block; afterwards they are what they were, since torch remembers its own.
+        """Use tiles of some shapes in the block; afterwards they are as they were, for whoever else uses them.
 
         Args:
             shapes: Address of the 64 bytes that the processor is told.
