@@ -59,6 +59,16 @@ def exact(features: torch.Tensor, conv: nn.Conv2d, gradient: torch.Tensor) -> li
     return of_spread(features, conv, spread)
 
 
+def spread_of(gradient: torch.Tensor, places: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the convolution's result in float64: that of each window at the place of its maximum."""
+    spread = torch.zeros((*gradient.shape[:2], *features.shape[2:]), dtype=torch.float64)
+    for place in range(4):
+        passed = gradient.double() * (places.permute(0, 3, 1, 2) == place)
+        rows, columns = passed.shape[2:]
+        spread[:, :, place // 2 : 2 * rows : 2, place % 2 : 2 * columns : 2] = passed
+    return spread
+
+
 def of_spread(features: torch.Tensor, conv: nn.Conv2d, spread: torch.Tensor) -> list[torch.Tensor]:
     """Return the gradients of weights, biases and input, given that of the convolution's result in float64."""
     weight, image = conv.weight.double(), features.double()

@@ -2,13 +2,12 @@ import sys
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from assay.models import native, pooled_conv
 from assay.models.pooled_conv import conv_pool_relu
 from assay.models.pooling_native import NOBODY
-from tests.models.layers import by_torch, close_up, layer, of_spread, run
+from tests.models.layers import by_torch, close_up, layer, of_spread, run, spread_of
 
 SHAPES = [(3, 16, 16, 6, 6), (2, 32, 64, 7, 9), (1, 16, 48, 2, 2), (5, 48, 128, 2, 5), (2, 16, 32, 14, 40)]
 """Batch, input and output channels, height and width."""
@@ -59,11 +58,7 @@ def test_it_is_what_pooled_convolutions_do_forward(monkeypatch: pytest.MonkeyPat
     features.requires_grad_()
     ours, (pooled, places) = run(conv_pool_relu, features, conv, gradient), forward(features, conv)
     assert torch.equal(ours[0].permute(0, 2, 3, 1), pooled)
-    spread = torch.zeros_like(F.conv2d(features, conv.weight, padding=1), dtype=torch.float64)
-    for place in range(4):
-        passed = gradient.double() * (places.permute(0, 3, 1, 2) == place)
-        rows, columns = passed.shape[2:]
-        spread[:, :, place // 2 : 2 * rows : 2, place % 2 : 2 * columns : 2] = passed
+    spread = spread_of(gradient, places, features)
     for one, other in zip(ours[1:], of_spread(features, conv, spread), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=2**-8, atol=1e-5)
     monkeypatch.setattr(pooled_conv, "_forward_loops", lambda *shape: None)
