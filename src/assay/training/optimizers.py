@@ -37,7 +37,7 @@ class _EagerSGD(_Eager, SGD):
 def _adam_step(usual: Callable[..., Any]) -> Callable[..., Any]:
     """Return a step that calls the fused kernel at once, where the optimizer has its state, and the usual one before.
 
-    The usual step sorts tensors by device and type each time, which takes a small model nearly as long as the update.
+    The usual step sorts tensors by device and type each time, which is a sixth of a small model's step.
     Here a group has one tensor.
     """
 
