@@ -60,9 +60,14 @@ def field(page: Page, name: str) -> Locator:
     return page.locator(".schema-form-property", has=page.get_by_text(f"{name} (Optional)", exact=True)).last
 
 
-def open_form(page: Page, line: Line) -> None:
+def open_deployment(page: Page, line: Line, name: str) -> None:
     page.goto(f"{line.url}/deployments")
-    page.get_by_role("link", name="run-cpu").first.click()
+    # By its address: the link to the flow, which may be called the same, is drawn a moment later.
+    page.locator("a[href*='/deployments/deployment/']").get_by_text(name, exact=True).click()
+
+
+def open_form(page: Page, line: Line) -> None:
+    open_deployment(page, line, "run-cpu")
     page.get_by_role("button", name="Run", exact=True).first.click()
     page.get_by_text("Custom run").click()
     expect(field(page, "num_epochs")).to_be_visible()
@@ -156,8 +161,7 @@ def test_runs_are_compared_in_mlflow(page: Page, line: Line) -> None:
 
 
 def test_the_nightly_run_is_planned(page: Page, line: Line) -> None:
-    page.goto(f"{line.url}/deployments")
-    page.get_by_role("link", name="nightly").last.click()
+    open_deployment(page, line, "nightly")
     expect(page.get_by_text(re.compile("At 02:00")).first).to_be_visible()
     page.get_by_text("Upcoming", exact=True).click()
     expect(page.get_by_text("Scheduled", exact=True).first).to_be_visible()
