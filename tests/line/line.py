@@ -5,12 +5,13 @@ import os
 import signal
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, time
 from hashlib import sha256
 from pathlib import Path
+from time import sleep
 from typing import Any, TypeVar
 
 import psutil
@@ -38,7 +39,7 @@ _Found = TypeVar("_Found")
 def wait_for(look: Callable[[], _Found], every_seconds: float = _LOOK_SECONDS) -> _Found:
     """Look until there is something; the test's own timeout bounds it."""
     while not (found := look()):
-        time.sleep(every_seconds)
+        sleep(every_seconds)
     return found
 
 
@@ -49,12 +50,14 @@ class Line:
     Attributes:
         copy: The project.
         overrides: What `assay up` is told each time.
+        night: The hour, UTC, of the nightly run: half a day away, so that none starts amid a test.
     """
 
     copy: Copy
     overrides: tuple[str, ...]
     prefect_port: int = field(default_factory=free_port)
     mlflow_port: int = field(default_factory=free_port)
+    night: time = field(default_factory=lambda: time((datetime.now(UTC).hour + 12) % 24))
 
     @property
     def home(self) -> Path:
@@ -74,7 +77,8 @@ class Line:
     def up(self, *overrides: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """``assay up``; it has to work."""
         ports = (f"services.prefect_port={self.prefect_port}", f"services.mlflow_port={self.mlflow_port}")
-        done = self.copy.assay("up", *ports, *self.overrides, *overrides, **variables)
+        night = f"schedule.cron=0 {self.night.hour} * * *"
+        done = self.copy.assay("up", *ports, night, *self.overrides, *overrides, **variables)
         assert done.returncode == 0, done.stderr
         return done
 
@@ -110,11 +114,11 @@ class Line:
                     found: dict[str, Any] = api.get(f"/flow_runs/{flow_run_id}")
                     return found
             except OSError:
-                time.sleep(0.2)
+                sleep(0.2)
             except Exception as error:
                 if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore"):
                     raise
-                time.sleep(0.2)
+                sleep(0.2)
 
     def states(self, flow_run_id: str) -> list[dict[str, Any]]:
         """Every state that a run had, first to last."""

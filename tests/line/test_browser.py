@@ -162,10 +162,12 @@ def test_runs_are_compared_in_mlflow(page: Page, line: Line) -> None:
 
 def test_the_nightly_run_is_planned(page: Page, line: Line) -> None:
     open_deployment(page, line, "nightly")
-    expect(page.get_by_text(re.compile("At 02:00")).first).to_be_visible()
+    expect(page.get_by_text(re.compile(f"At {line.night:%I:%M %p}")).first).to_be_visible()
     page.get_by_text("Upcoming", exact=True).click()
     # The word "Scheduled" alone would also be that of the filter above the list.
-    expect(page.get_by_role("button", name=re.compile("Scheduled for .* 02:00:00 AM")).first).to_be_visible()
+    expect(
+        page.get_by_role("button", name=re.compile(f"Scheduled for .* {line.night:%I:%M:%S %p}")).first
+    ).to_be_visible()
     page.wait_for_timeout(1000)  # the list is drawn in steps
     shoot(page, "nightly")
 
