@@ -141,8 +141,10 @@ def test_runs_are_compared_in_mlflow(page: Page, line: Line) -> None:
     rows = page.get_by_role("checkbox", name="Press Space to toggle row selection (unchecked)")
     expect(rows.nth(2)).to_be_visible()
     expect(page.get_by_text("MLflow Assistant").first).to_be_hidden()
-    for _ in range(3):
+    selected = page.get_by_role("checkbox", name="Press Space to toggle row selection (checked)")
+    for number in (1, 2, 3):
         rows.nth(0).click()  # the first that is not selected yet
+        expect(selected).to_have_count(number)
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
     expect(page.get_by_text("Parallel Coordinates Plot")).to_be_visible()
