@@ -53,6 +53,18 @@ def test_the_place_is_that_of_the_largest_number(shape) -> None:
     assert ((pooled - chosen).abs() < tolerance)[is_somebody].all()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (2, 3, 0, 1)])
+def test_weights_may_lie_anywhere_and_in_any_order(order) -> None:
+    features, conv, _ = layer(SHAPES[1], torch.bfloat16)
+    expected = forward(features, conv)
+    moved = conv.weight.detach().permute(order)
+    room = torch.cat((torch.zeros(1, dtype=torch.bfloat16), moved.flatten()))  # an odd number of them before the first
+    back = [order.index(axis) for axis in range(4)]
+    conv.weight = nn.Parameter(room[1:].view(moved.shape).permute(back))
+    for one, other in zip(forward(features, conv), expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_it_is_what_pooled_convolutions_do_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     features, conv, gradient = layer(SHAPES[1], torch.bfloat16)
     features.requires_grad_()

@@ -137,7 +137,7 @@ class _Layer(Layer):
     def transformed(self, weight: Tensor) -> Tensor:
         """Return weights as the loops want them, bfloat16 ``[place, block, pair of inputs, output, input of pair]``."""
         # Brought into order pair by pair, and before nine numbers become sixteen: there is less to move.
-        pairs = weight.permute(2, 3, 0, 1).contiguous().view(torch.int32)
+        pairs = weight.permute(2, 3, 0, 1).clone(memory_format=torch.contiguous_format).view(torch.int32)
         in_order = pairs.view(9, self.num_blocks, self.block, self.in_channels // 2).transpose(2, 3).contiguous()
         return (_BOTH_WAYS @ in_order.view(torch.bfloat16).view(9, -1).float()).bfloat16()
 
