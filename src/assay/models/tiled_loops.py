@@ -41,8 +41,8 @@ CHANNELS = 32
 
 _ROWS, _ROW_BYTES = 16, 64
 _LANES = 16
-_SUMS, _FIRST, _SECOND = (0, 1, 2, 3), (4, 5), (6, 7)
-"""Numbers of the eight tiles: four sums of the products of two tiles with two others."""
+_SUMS, _FIRST, _SECOND = (0, 1, 2, 3), 4, 5
+"""Numbers of the tiles: four sums of the products of two tiles with two others, and one of either to multiply."""
 
 _SHAPES = bytes([1, *[0] * 15, *[_ROW_BYTES, 0] * 8, *[0] * 16, *[_ROWS] * 8, *[0] * 8])
 """What the processor is told: palette 1, bytes of a row and rows for each tile."""
@@ -288,13 +288,10 @@ def _convolve(
         for tap, place in enumerate(KERNEL):
             for inputs in range(blocks):
                 begin = loop.product(loop.total(first, layer.distance(place)), num_inputs)
-                for side, number in enumerate(_FIRST):
-                    here = loop.total(begin, side * _ROWS * num_inputs + inputs * CHANNELS)
-                    loop.load_tile(number, pixels, here, num_inputs * 2)
-                for side, number in enumerate(_SECOND):
-                    nth = loop.total((tap * blocks + inputs) * (num_outputs // _LANES) + side, block)
-                    loop.load_tile(number, weights, loop.product(nth, tile), _ROW_BYTES)
-                _multiply(loop)
+                nth = loop.total((tap * blocks + inputs) * (num_outputs // _LANES), block)
+                firsts = [loop.total(begin, side * _ROWS * num_inputs + inputs * CHANNELS) for side in (0, 1)]
+                seconds = [loop.product(loop.total(nth, side), tile) for side in (0, 1)]
+                _add_products(loop, (pixels, firsts, num_inputs * 2), (weights, seconds, _ROW_BYTES))
         for number in _SUMS:
             down, right = divmod(number, 2)
             pixel = loop.product(loop.total(first, down * _ROWS), num_outputs)
@@ -318,23 +315,35 @@ def _add_weights(loop: Loop, layer: _Layer, turned: Array, paired: Array, sums: 
                 loop.load_tile(number, sums, here, _ROW_BYTES)
             with loop.visit(0, layer.num_results, step=CHANNELS) as first:
                 pixel = loop.total(first, layer.distance(place))
-                for side, number in enumerate(_FIRST):
+                begin = loop.product(first, layer.out_channels)
+                firsts, seconds = [], []
+                for side in (0, 1):
                     channel = loop.product(loop.total(inputs, side), _LANES)
-                    here = loop.total(loop.product(channel, layer.num_pixels), pixel)
-                    loop.load_tile(number, turned, here, layer.num_pixels * 2)
-                for side, number in enumerate(_SECOND):
-                    channel = loop.product(loop.total(outputs, side), 2 * _LANES)
-                    here = loop.total(loop.product(first, layer.out_channels), channel)
-                    loop.load_tile(number, paired, here, layer.out_channels * 4)
-                _multiply(loop)
+                    firsts.append(loop.total(loop.product(channel, layer.num_pixels), pixel))
+                    seconds.append(loop.total(begin, loop.product(loop.total(outputs, side), 2 * _LANES)))
+                _add_products(loop, (turned, firsts, layer.num_pixels * 2), (paired, seconds, layer.out_channels * 4))
             for number, here in zip(_SUMS, sums_at, strict=True):
                 loop.store_tile(number, sums, here, _ROW_BYTES)
 
 
-def _multiply(loop: Loop) -> None:
-    for number in _SUMS:
-        down, right = divmod(number, 2)
-        loop.multiply_tiles(number, _FIRST[down], _SECOND[right])
+def _add_products(loop: Loop, firsts: tuple[Array, list[Any], int], seconds: tuple[Array, list[Any], int]) -> None:
+    """Add the products of two tiles with two others to the four sums.
+
+    One of them is read twice, so that only six of the eight tiles are in use. On a shared machine all eight took half
+    as long again for minutes on end, presumably while somebody else was on the core's other thread; else the same.
+
+    Args:
+        loop: Where instructions go.
+        firsts: An array, where the two tiles are in it, and the bytes from row to row.
+        seconds: The same of the two others.
+    """
+    loaded: dict[int, int] = {}
+    for down, right in ((0, 0), (0, 1), (1, 1), (1, 0)):
+        for number, side, (array, places, stride) in ((_FIRST, down, firsts), (_SECOND, right, seconds)):
+            if loaded.get(number) != side:
+                loop.load_tile(number, array, places[side], stride)
+                loaded[number] = side
+        loop.multiply_tiles(2 * down + right, _FIRST, _SECOND)
 
 
 def _pool(loop: Loop, layer: _Layer, results: Array, biases: Array, pooled: Array, places: Array) -> None:
