@@ -4,30 +4,36 @@ An image has too few channels to be multiplied a vector at a time, and what come
 vector is of output channels here, and what is between convolution and pooling never leaves the registers.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from llvmlite import ir
 from torch import Tensor
 
 from assay.models.native import (
     BYTE,
     FLOAT,
     SHORT,
+    WORD,
     Array,
     Loop,
     MachineCode,
     constant,
     float_lanes,
+    may_choose_lanes,
     new_module,
     sum_of_shares,
 )
 from assay.models.native import has_fused_multiply_add as is_fused
+from assay.models.pooling_native import NOBODY
 from assay.models.window_loops import KERNEL, PLACES, Layer, keep_largest
+
+_AROUND = 4
+"""Rows and columns of pixels around a window."""
 
 _KINDS = {torch.bfloat16: SHORT, torch.float32: FLOAT}
 
@@ -199,13 +205,10 @@ def _write_backward(module: Any, layer: _Layer, kind: Any) -> None:
                     here = _offset(loop, layer, row, column, vector)
                     gradient, place = loop.widened(loop.load(small, here, lanes)), loop.load(where, here, lanes)
                     around = _around(loop, layer, room, channel, row, column)
-                    for number, (top, left) in enumerate(PLACES):
-                        is_here = at.icmp_unsigned("==", place, constant(BYTE, number, lanes))
-                        passed = at.select(is_here, gradient, zeros)
+                    for passed, pixels in _passed(loop, gradient, place, around):
                         if channel == 0:
                             at.store(at.fadd(at.load(of_bias), passed), of_bias)
-                        for total, (down, right) in zip(sums, KERNEL, strict=True):
-                            pixel = around(top + down, left + right)
+                        for total, pixel in zip(sums, pixels, strict=True):
                             at.store(loop.multiply_add(passed, pixel, at.load(total)), total)
                 for total, offset in zip(sums, offsets, strict=True):
                     loop.store(at.load(total), weights, offset)
@@ -223,16 +226,57 @@ def _pad(loop: Loop, layer: _Layer, image: Array, room: Array) -> None:
             loop.store(value, room, loop.total(inside, channel * layer.plane_size))
 
 
-def _around(loop: Loop, layer: _Layer, room: Array, channel: int, row: Any, column: Any) -> Callable[[int, int], Any]:
-    """Return what gives one of the 4x4 pixels around a window, in all lanes."""
+def _around(loop: Loop, layer: _Layer, room: Array, channel: int, row: Any, column: Any) -> "_Pixels":
+    """Return the 4x4 pixels around a window."""
     corner = loop.total(channel * layer.plane_size, loop.product(row, 2, layer.width + 2), loop.product(column, 2))
+    return _Pixels(loop, room, corner, layer.width + 2, layer.lanes)
 
-    @cache
-    def pixel(down: int, right: int) -> Any:
-        offset = loop.total(corner, down * (layer.width + 2) + right)
-        return loop.everywhere(loop.load(room, offset), layer.lanes)
 
-    return pixel
+class _Pixels:
+    """The 4x4 pixels around a window: one of them in all lanes, or each lane its own."""
+
+    def __init__(self, loop: Loop, room: Array, corner: Any, line: int, lanes: int) -> None:
+        self._loop, self._room, self._corner, self._line, self._lanes = loop, room, corner, line, lanes
+        self._known: dict[int, Any] = {}
+
+    def __call__(self, down: int, right: int) -> Any:
+        """Return one in all lanes."""
+        offset = down * self._line + right
+        if offset not in self._known:
+            number = self._loop.load(self._room, self._loop.total(self._corner, offset))
+            self._known[offset] = self._loop.everywhere(number, self._lanes)
+        return self._known[offset]
+
+    def of_each(self, place: Any) -> list[Any]:
+        """Return for each of the kernel's offsets, and in each of 16 lanes, the pixel of a place of the window."""
+        loop, at = self._loop, self._loop.builder
+        begins = [loop.total(self._corner, down * self._line) for down in range(_AROUND)]
+        lines = [loop.load(self._room, begin, _AROUND) for begin in begins]
+        upper, lower = (loop.shuffled(lines[row], lines[row + 1], range(2 * _AROUND)) for row in (0, 2))
+        pixels = loop.shuffled(upper, lower, range(_AROUND * _AROUND))
+        number = at.zext(place, ir.VectorType(WORD, self._lanes))
+        is_below = at.and_(number, constant(WORD, 2, self._lanes))
+        first = at.add(number, is_below)  # 0, 1, 4, 5: lines are four pixels long, and a window's two
+        return [
+            loop.chosen(pixels, at.add(first, constant(WORD, down * _AROUND + right, self._lanes)))
+            for down, right in KERNEL
+        ]
+
+
+def _passed(loop: Loop, gradient: Any, place: Any, around: _Pixels) -> Iterator[tuple[Any, list[Any]]]:
+    """Give what passes of a window's gradient, with the pixels that it belongs to for each of the kernel's offsets.
+
+    Where the processor can, each of sixteen lanes takes the pixels of its own place; else the four places take turns.
+    """
+    at, lanes = loop.builder, place.type.count
+    zeros = constant(FLOAT, 0, lanes)
+    if lanes == _AROUND * _AROUND and may_choose_lanes():
+        is_none = at.icmp_unsigned("==", place, constant(BYTE, NOBODY, lanes))
+        yield at.select(is_none, zeros, gradient), around.of_each(place)
+        return
+    for number, (top, left) in enumerate(PLACES):
+        is_here = at.icmp_unsigned("==", place, constant(BYTE, number, lanes))
+        yield at.select(is_here, gradient, zeros), [around(top + down, left + right) for down, right in KERNEL]
 
 
 def _factors(loop: Loop, layer: _Layer, weights: Array, vector: Any) -> list[Any]:

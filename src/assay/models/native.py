@@ -132,6 +132,11 @@ def may_multiply_tiles() -> bool:
     return bool(ctypes.CDLL(None).syscall(*_ASK_FOR_TILES) == 0)
 
 
+def may_choose_lanes() -> bool:
+    """Return whether the processor puts sixteen float32 into any order in one instruction (AVX512F)."""
+    return bool(binding.get_host_cpu_features().get("avx512f"))
+
+
 def float_lanes() -> int:
     """Return how many float32 the processor computes with at once, 8 or 16."""
     return 16 if binding.get_host_cpu_features().get("avx512f") else 8
@@ -283,6 +288,18 @@ class Loop:
     def shuffled(self, first: Any, second: Any, order: Sequence[int]) -> Any:
         """Return a vector of lanes of two others, those of the second numbered on."""
         return self.builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(WORD, len(order)), list(order)))
+
+    def chosen(self, vector: Any, lanes: Any) -> Any:
+        """Return for each of 16 lanes that lane of a float32 vector whose number is there, with `may_choose_lanes`.
+
+        Args:
+            vector: What is chosen from.
+            lanes: Numbers of 32 bits, of which the lowest four bits count.
+        """
+        name = "llvm.x86.avx512.permvar.sf.512"
+        kind = ir.FunctionType(vector.type, [vector.type, lanes.type])
+        function = self._module.globals.get(name) or ir.Function(self._module, kind, name)
+        return self.builder.call(function, [vector, lanes])
 
     @contextmanager
     def tiles(self, shapes: Any) -> Iterator[None]:
