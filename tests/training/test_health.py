@@ -181,6 +181,16 @@ def test_looking_changes_no_bit_of_training(
     assert steps[0] == steps[1]
 
 
+def test_nobody_looks_where_nobody_asks(tmp_path: Path) -> None:
+    dataset, splits = tiny_dataset(tmp_path)
+    asked, unasked = (
+        loop.fit_weights(dataset, splits, MODEL, TRAIN, FP32, tmp_path / str(has_health), has_health=has_health).state
+        for has_health in (True, False)
+    )
+    assert asked.epochs[-1].health and not any(record.health for record in unasked.epochs)
+    assert all(torch.equal(asked.best[name], unasked.best[name]) for name in asked.best)
+
+
 class _PowerCutError(Exception):
     pass
 

@@ -115,6 +115,7 @@ def _weights_after(job: TrialJob, params: RunParams, dataset: Dataset, folder: P
         start=job.start,
         until_epoch=epoch,
         every_epoch_saved=False,
+        has_health=False,
     )
 
 

@@ -82,6 +82,7 @@ class _Job:
     owner: str
     last_epoch: int
     every_epoch_saved: bool
+    has_health: bool
     on_epoch: OnEpoch | None
     on_steps: OnSteps | None
 
@@ -141,6 +142,7 @@ def fit_weights(
     start: StartRef | None = None,
     until_epoch: int | None = None,
     every_epoch_saved: bool = True,
+    has_health: bool = True,
     on_epoch: OnEpoch | None = None,
     on_steps: OnSteps | None = None,
     on_pretraining: OnPretraining | None = None,
@@ -166,6 +168,7 @@ def fit_weights(
             ends and every ``checkpoint_every_seconds``, which suits short runs that nobody watches: after a kill,
             epochs since the last checkpoint are trained and told again, and after a power cut, which may damage a
             checkpoint that nobody waited for, all of them.
+        has_health: Whether the records of epochs say how layers do, which is of no effect on the weights.
         on_epoch: Called after each epoch, when its checkpoint is on disk. A run that goes on calls it again for
             the epochs that its checkpoint holds, with their old timestamps.
         on_steps: The same for the steps since the last call.
@@ -229,6 +232,7 @@ def fit_weights(
             owner=owner,
             last_epoch=min(until_epoch or train.num_epochs, train.num_epochs),
             every_epoch_saved=every_epoch_saved,
+            has_health=has_health,
             on_epoch=on_epoch,
             on_steps=on_steps,
         )
@@ -353,7 +357,7 @@ def _train(
 
         # the epoch is over: validate, stop?, save, tell
         started = time.perf_counter()
-        examined = is_examined(state.epoch + 1, params.num_epochs, steps_per_epoch)
+        examined = job.has_health and is_examined(state.epoch + 1, params.num_epochs, steps_per_epoch)
         gradients = gradient_norms(module) if examined else {}
         with state.averaged():
             master.refresh()
