@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from assay.models import pooled_conv
-from assay.models.native import may_choose_lanes
 from assay.models.pooled_conv import conv_pool_relu, is_worth_it
 from tests.models.layers import by_torch, exact, layer, run
 
@@ -52,26 +51,13 @@ def test_among_equals_the_first_gets_it() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("lanes", [8, 16])
-@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[2]])
-def test_the_same_bits_however_many_lanes_the_processor_has(shape, dtype, lanes: int, monkeypatch) -> None:
+@pytest.mark.parametrize("processor", [{"float_lanes": 8}, {"float_lanes": 16}, {"may_choose_lanes": False}])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_same_bits_whatever_the_processor_has(shape, dtype, processor: dict[str, int], monkeypatch) -> None:
     features, conv, gradient = layer(shape, dtype)
     usual = run(conv_pool_relu, features, conv, gradient)
-    monkeypatch.setattr("assay.models.image_conv_loops.float_lanes", lambda: lanes)
-    pooled_conv._image_loops.cache_clear()
-    try:
-        others = run(conv_pool_relu, features, conv, gradient)
-    finally:
-        pooled_conv._image_loops.cache_clear()
-    assert all(torch.equal(one, other) for one, other in zip(usual, others, strict=True))
-
-
-@pytest.mark.skipif(not may_choose_lanes(), reason="the processor puts lanes in no order of one's own")
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_same_bits_whether_each_lane_takes_its_own_pixels_or_places_take_turns(shape, monkeypatch) -> None:
-    features, conv, gradient = layer(shape, torch.bfloat16)
-    usual = run(conv_pool_relu, features, conv, gradient)
-    monkeypatch.setattr("assay.models.image_conv_loops.may_choose_lanes", lambda: False)
+    for name, value in processor.items():
+        monkeypatch.setattr(f"assay.models.image_conv_loops.{name}", lambda value=value: value)
     pooled_conv._image_loops.cache_clear()
     try:
         others = run(conv_pool_relu, features, conv, gradient)

@@ -139,7 +139,7 @@ def may_choose_lanes() -> bool:
 
 def float_lanes() -> int:
     """Return how many float32 the processor computes with at once, 8 or 16."""
-    return 16 if binding.get_host_cpu_features().get("avx512f") else 8
+    return 16 if may_choose_lanes() else 8
 
 
 @dataclass(frozen=True)
