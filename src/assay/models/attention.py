@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from assay.models.dropout import dropout
+
 MASKED = -1e9
 """Added to the scores of padding: far below any score, and finite, so that no row is 0 / 0."""
 
@@ -50,7 +52,7 @@ class SelfAttention(nn.Module):
         values = self._heads(self.value(states))
         if states.device.type == "cpu":
             # torch's fused attention is three times slower backward in bfloat16 here.
-            gathered = F.dropout(self.weights(states, bias), drop_prob, self.training) @ values
+            gathered = dropout(self.weights(states, bias), drop_prob, self.training) @ values
         else:
             query, key = self._heads(self.query(states)), self._heads(self.key(states))
             bias = None if bias is None else bias.to(query.dtype)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.errors import DataError
+from assay.models.dropout import Dropout
 from assay.models.normalize import BatchNormMaps, Normalize
 from assay.models.pooled_conv import conv_pool_relu, is_worth_it
 from assay.models.pooling import pool_relu
@@ -78,8 +79,8 @@ class Cnn(nn.Module):
         flat = channels[-1] * (height >> num_pools) * (width >> num_pools)
         features = channels[-1] if self.averages else params.hidden_units
         self.hidden = nn.Identity() if self.averages else nn.Linear(flat, features)
-        self.input_dropout = nn.Dropout(spec.dropout.input)
-        self.dropout = nn.Dropout(spec.dropout.hidden)
+        self.input_dropout = Dropout(spec.dropout.input)
+        self.dropout = Dropout(spec.dropout.hidden)
         self.output = nn.Linear(features, spec.num_classes)
         self._image_size = height, width
         self._has_own_loops = (False,) * num_pools

@@ -3,10 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from assay.models.dropout import Dropout, dropout
 from assay.models.normalize import NormalizeFeatures
 from assay.models.spec import ModelSpec
 from assay.models.steps import AttentionPooling, MeanPooling, backward_order, present_steps
@@ -70,8 +70,8 @@ class Lstm(nn.Module):
         self.hidden_units = params.hidden_units
         self.pooling = {"last": nn.Identity, "mean": MeanPooling}.get(params.pooling, lambda: AttentionPooling(dim))()
         self.takes_last = params.pooling == "last"
-        self.input_dropout = nn.Dropout(spec.dropout.input)
-        self.dropout = nn.Dropout(spec.dropout.hidden)
+        self.input_dropout = Dropout(spec.dropout.input)
+        self.dropout = Dropout(spec.dropout.hidden)
         self.output = nn.Linear(dim, spec.num_classes)
 
     def forward(
@@ -171,7 +171,7 @@ class Direction(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "step batch width"]) -> Float[Tensor, "step batch unit"]:
         """Return the state after each step."""
-        recurrent = F.dropout(self.recurrent_weight, self.drop_prob, self.training)
+        recurrent = dropout(self.recurrent_weight, self.drop_prob, self.training)
         weights = [self.input_weight, recurrent, self.bias, torch.zeros_like(self.bias)]
         start = inputs.new_zeros(1, inputs.shape[1], self.hidden_units)
         states: Tensor = torch.lstm(inputs, (start, start), weights, True, 1, 0.0, self.training, False, False)[0]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from assay.models.dropout import Dropout
 from assay.models.normalize import BatchNorm, Normalize, NormalizeFeatures
 from assay.models.spec import ModelSpec
 from assay.models.statistics import SeriesStatistics, num_statistics
@@ -65,8 +66,8 @@ class Mlp(nn.Module):
         widths = (self.num_features, *params.hidden_units)
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
         self.norms = nn.ModuleList(BatchNorm(width) for width in params.hidden_units if params.batch_norm)
-        self.input_dropout = nn.Dropout(spec.dropout.input)
-        self.dropout = nn.Dropout(spec.dropout.hidden)
+        self.input_dropout = Dropout(spec.dropout.input)
+        self.dropout = Dropout(spec.dropout.hidden)
         self.output = nn.Linear(widths[-1], spec.num_classes)
         before_relu = "norms" if self.norms else "layers"
         self.rectified = tuple(f"{before_relu}.{number}" for number in range(len(self.layers)))

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from assay.models.attention import MASKED, SelfAttention
+from assay.models.dropout import Dropout
 from assay.models.normalize import Normalize, NormalizeFeatures
 from assay.models.spec import ModelSpec
 from assay.models.steps import AttentionPooling, MeanPooling, present_steps
@@ -90,8 +91,8 @@ class Transformer(nn.Module):
         self.pooling = {"first": nn.Identity, "mean": MeanPooling}.get(
             params.pooling, lambda: AttentionPooling(params.dim)
         )()
-        self.input_dropout = nn.Dropout(spec.dropout.input)
-        self.dropout = nn.Dropout(spec.dropout.hidden)
+        self.input_dropout = Dropout(spec.dropout.input)
+        self.dropout = Dropout(spec.dropout.hidden)
         self.output = nn.Linear(params.dim, spec.num_classes)
         self._initialize()
 
@@ -226,7 +227,7 @@ class EncoderLayer(nn.Module):
         self.widen = nn.Linear(params.dim, params.feedforward_dim)
         self.narrow = nn.Linear(params.feedforward_dim, params.dim)
         self.feedforward_norm = nn.LayerNorm(params.dim, eps=_eps(params))
-        self.dropout = nn.Dropout(drop_prob)
+        self.dropout = Dropout(drop_prob)
         self.rectified = () if self.is_gelu else ("widen",)
 
     def forward(
