@@ -361,9 +361,14 @@ class Loop:
         )
 
     def narrowed(self, vector: Any, kind: Any) -> Any:
-        """Return a float32 vector as it is, or as bits of bfloat16: to the nearest, ties to even."""
+        """Return a float32 vector as it is, or as bits of bfloat16: to the nearest, ties to even.
+
+        Where the processor does it (AVX512-BF16), what is denormal becomes 0.
+        """
         if kind == FLOAT:
             return vector
+        if vector.type.count == 16 and has_brain_float_products():
+            return self.converted(vector)
         at, lanes = self.builder, vector.type.count
         words = at.bitcast(vector, ir.VectorType(WORD, lanes))
         is_odd = at.and_(at.lshr(words, constant(WORD, 16, lanes)), constant(WORD, 1, lanes))

@@ -1,5 +1,6 @@
 """What loops over windows of 2x2 results of a convolution have in common, written for LLVM."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -60,7 +61,7 @@ class Layer:
 def keep_largest(loop: Loop, numbers: Sequence[Any], pooled: Array, places: Array, offset: Any) -> None:
     """Write the largest of a window's numbers if it is positive, else 0, and its place or `NOBODY`.
 
-    Among equals the first wins; NaN is larger than any number, as in torch.
+    Among equals the first wins. Where one is NaN, NaN is written, as by torch, and some place.
 
     Args:
         loop: Where it is written.
@@ -71,10 +72,17 @@ def keep_largest(loop: Loop, numbers: Sequence[Any], pooled: Array, places: Arra
     """
     at, lanes = loop.builder, numbers[0].type.count
     zeros = constant(FLOAT, 0, lanes)
-    largest, place = numbers[0], constant(BYTE, 0, lanes)
-    for number, value in enumerate(numbers[1:], start=1):
-        wins = at.or_(at.fcmp_ordered(">", value, largest), at.fcmp_unordered("uno", value, value))
-        largest, place = at.select(wins, value, largest), at.select(wins, constant(BYTE, number, lanes), place)
+
+    def larger(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
+        wins = at.fcmp_ordered(">", second[0], first[0])
+        return at.select(wins, second[0], first[0]), at.select(wins, second[1], first[1])
+
+    upper_left, upper_right, lower_left, lower_right = (
+        (value, constant(BYTE, place, lanes)) for place, value in enumerate(numbers)
+    )
+    largest, place = larger(larger(upper_left, upper_right), larger(lower_left, lower_right))
+    is_nan = at.or_(at.fcmp_unordered("uno", *numbers[:2]), at.fcmp_unordered("uno", *numbers[2:]))
+    largest = at.select(is_nan, constant(FLOAT, math.nan, lanes), largest)
     passes = at.fcmp_unordered(">", largest, zeros)
     loop.store(loop.narrowed(at.select(passes, largest, zeros), pooled.kind), pooled, offset)
     loop.store(at.select(passes, place, constant(BYTE, NOBODY, lanes)), places, offset)
