@@ -49,12 +49,20 @@ def test_early_stopping_ends_a_run_before_the_epoch_it_was_to_pause_at(tmp_path:
     assert fit(dataset, splits, MODEL, train, FP32, tmp_path / "run").weights_sha256 == paused.weights_sha256
 
 
-def test_a_short_run_can_do_with_the_last_checkpoint(tmp_path: Path) -> None:
+def test_a_short_run_has_a_checkpoint_where_it_pauses_and_none_at_its_end(tmp_path: Path) -> None:
     dataset, splits = tiny_dataset(tmp_path)
     seen: list[bool] = []
     checkpoint = tmp_path / "run" / CHECKPOINT_FILE
-    fit(
-        dataset, splits, MODEL, LONG, FP32, tmp_path / "run", every_epoch_saved=False,
-        on_epoch=lambda record: seen.append(checkpoint.exists()),
-    )  # fmt: skip
-    assert seen == [False] * 5 + [True]
+
+    def train(until_epoch: int | None) -> None:
+        fit(
+            dataset, splits, MODEL, LONG, FP32, tmp_path / "run", until_epoch=until_epoch, every_epoch_saved=False,
+            on_epoch=lambda record: seen.append(checkpoint.exists()),
+        )  # fmt: skip
+
+    train(2)
+    assert seen == [False, True]
+    checkpoint.unlink()
+    train(None)
+    assert seen[2:] == [False] * 6
+    assert not checkpoint.exists()

@@ -164,10 +164,10 @@ def fit_weights(
         start: The files that `train.start` names, where it names any.
         until_epoch: Pause after this epoch, with a checkpoint; called again, training goes on as if it had never
             paused. None trains to the end. A checkpoint that is farther is not gone back from.
-        every_epoch_saved: Whether each epoch ends with a checkpoint. Without, there is one where training pauses or
-            ends and every ``checkpoint_every_seconds``, which suits short runs that nobody watches: after a kill,
-            epochs since the last checkpoint are trained and told again, and after a power cut, which may damage a
-            checkpoint that nobody waited for, all of them.
+        every_epoch_saved: Whether each epoch ends with a checkpoint. Without, there is one where training pauses and
+            every ``checkpoint_every_seconds``, which suits short runs that nobody watches and whose result the caller
+            keeps: after a kill, epochs since the last checkpoint are trained and told again, and after a power cut,
+            which may damage a checkpoint that nobody waited for, all of them.
         has_health: Whether the records of epochs say how layers do, which is of no effect on the weights.
         on_epoch: Called after each epoch, when its checkpoint is on disk. A run that goes on calls it again for
             the epochs that its checkpoint holds, with their old timestamps.
@@ -381,7 +381,8 @@ def _train(
         state.train_seconds += state.epoch_seconds
         state.epoch, state.position = state.epoch + 1, 0
         state.epoch_loss, state.epoch_correct, state.epoch_seconds = 0.0, 0, 0.0
-        pauses = asked.is_asked_for or state.stopped_early or state.epoch >= job.last_epoch
+        is_over = state.stopped_early or state.epoch >= params.num_epochs
+        pauses = asked.is_asked_for or (state.epoch >= job.last_epoch and not is_over)
         if job.every_epoch_saved or pauses or time.monotonic() - saved_at >= params.checkpoint_every_seconds:
             job.save(state)
             saved_at = time.monotonic()
