@@ -41,11 +41,10 @@ from assay.training.finite import non_finite_error
 from assay.training.health import examine, examined_positions, gradient_norms, is_examined
 from assay.training.interruption import Interruption, deferred
 from assay.training.layers import LayerRates, freeze
-from assay.training.losses import balanced_class_weights, penalize, training_loss
+from assay.training.losses import balanced_class_weights, training_loss
 from assay.training.master import MasterWeights
-from assay.training.optimizers import build_optimizer, set_learning_rate
+from assay.training.optimizers import build_optimizer
 from assay.training.own_code import prepare
-from assay.training.penalty import PenaltyLoop
 from assay.training.pretrain import CHECKPOINT_FILE as PRETRAINING_FILE
 from assay.training.pretrain import OnPretraining, pretrain
 from assay.training.schedules import learning_rate
@@ -60,6 +59,7 @@ from assay.training.session import (
 from assay.training.specify import dropout_probs, specify
 from assay.training.start import Start, fresh_module, read_start, require_start
 from assay.training.state import TrainState, pack, unpack
+from assay.training.update import Update
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _VAL_BATCH_SIZE, _VAL_BATCH_VALUES = 512, 1 << 23
@@ -77,7 +77,7 @@ class _Job:
     spec: ModelSpec
     params: TrainParams
     compute: Compute
-    penalty: PenaltyLoop | None
+    update: Update
     checkpoint: Path
     owner: str
     last_epoch: int
@@ -220,14 +220,14 @@ def fit_weights(
                 on_pretraining,
             )
         state = _fresh_state(spec, train, compute, begin)
-        layers, penalty = prepare(state.master, train, compute, len(train_batches))
-        if layers or penalty is not None:
-            owner = fingerprint(run=owner, layers=layers, penalty=penalty is not None)
+        update, own = prepare(state.master, state.optimizer, train, compute, len(train_batches), state.rates)
+        if own:
+            owner = fingerprint(run=owner, **own)
         job = _Job(
             spec=spec,
             params=train,
             compute=compute,
-            penalty=penalty,
+            update=update,
             checkpoint=run_dir / CHECKPOINT_FILE,
             owner=owner,
             last_epoch=min(until_epoch or train.num_epochs, train.num_epochs),
@@ -264,7 +264,7 @@ def _train(
     A process that is asked to end writes a checkpoint after the step and leaves; the signal does the rest.
     """
     spec, params, compute = job.spec, job.params, job.compute
-    master, optimizer = state.master, state.optimizer
+    master, update = state.master, job.update
     module = master.module
     num_examples, batch_size = len(train_batches), params.batch_size
     steps_per_epoch = -(-num_examples // batch_size)
@@ -314,10 +314,11 @@ def _train(
             loss.backward()  # type: ignore[no-untyped-call]
 
             # is it a number? one look a step, before anything is updated with it
-            gradient = master.collect()
-            penalty, norm = penalize(master.weights, gradient, params, job.penalty)
+            measured = update.measure()
             correct = (logits.detach().argmax(dim=1) == labels).sum()
-            loss_value, norm_value, num_correct = torch.stack((loss.detach() + penalty, norm, correct.float())).tolist()
+            seen = torch.cat((measured, torch.stack((loss.detach(), correct.float()))))
+            penalty, norm_value, loss_value, num_correct = seen.tolist()
+            loss_value += penalty
             if not _is_finite(loss_value, norm_value):
                 rows = train_batches.rows[positions.numpy()].tolist()
                 raise non_finite_error(
@@ -325,8 +326,6 @@ def _train(
                 )
 
             # step
-            if params.max_grad_norm is not None:
-                nn.utils.clip_grads_with_norm_([master.weights, master.rest], params.max_grad_norm, norm)
             rate = learning_rate(
                 params.schedule,
                 params.optimizer.learning_rate,
@@ -334,8 +333,7 @@ def _train(
                 num_steps=num_steps,
                 steps_per_epoch=steps_per_epoch,
             )
-            set_learning_rate(optimizer, rate)
-            optimizer.step() if state.rates is None else state.rates.step(optimizer)
+            update.apply(rate, measured)
             if state.average is not None:
                 state.average.update(step)
 

@@ -27,6 +27,7 @@ class MasterWeights:
         rest: Biases, and gains and shifts of normalisation layers, float32 ``[rest]``; maybe none.
         parameters: The module's own trainable parameters, in the order of `values`.
         gradients: The gradients of both, in this order, float32 ``[weight + rest]``.
+        is_lowered: Whether `lowered` is what `values` are by now; forgotten by `refresh`.
 
     Source:
         Micikevicius et al., "Mixed precision training", ICLR 2018, section 3.1.
@@ -44,6 +45,7 @@ class MasterWeights:
         _move(parameters, self._values)
         self.weights, self.rest = (nn.Parameter(part) for part in self._values.tensor_split([num_weights]))
         self._gradients = self.gradients.tensor_split([num_weights])
+        self.is_lowered = False
         if dtype == torch.float32:
             self.module, self._working, self._lowered = module, parameters, None
             return
@@ -57,10 +59,23 @@ class MasterWeights:
         """All trainable parameters, float32: weights first, then the rest."""
         return self._values
 
+    @property
+    def lowered(self) -> Tensor | None:
+        """What `module` computes with in bfloat16, the first of `values`; None where it computes in float32."""
+        return self._lowered
+
+    @property
+    def are_lowered(self) -> list[bool]:
+        """For each of `parameters`, whether `module` computes with it in bfloat16."""
+        return [
+            working.dtype != parameter.dtype for working, parameter in zip(self._working, self.parameters, strict=True)
+        ]
+
     def refresh(self) -> None:
         """Bring `module` to the state of the master weights, and forget all gradients."""
-        if self._lowered is not None:
+        if self._lowered is not None and not self.is_lowered:
             self._lowered.copy_(self._values[: len(self._lowered)])
+        self.is_lowered = False
         for parameter in (*self._working, self.weights, self.rest):
             parameter.grad = None
 
@@ -78,6 +93,13 @@ class MasterWeights:
                 slot.copy_(parameter.grad)
         self.weights.grad, self.rest.grad = self._gradients
         return self.gradients
+
+    def gradients_in_place(self) -> list[Tensor]:
+        """Return the gradients of `parameters` where the backward pass left them, in the types that it has.
+
+        They lie in memory as the parameters do; one that does not is copied.
+        """
+        return [_laid_out(working.grad, working) for working in self._working]
 
 
 def _kinds(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
@@ -107,6 +129,14 @@ def _move(parameters: Sequence[nn.Parameter], values: Tensor) -> None:
     """Have parameters live in a flat tensor, with the values that they have."""
     for parameter, slot in zip(parameters, _slots(values, parameters), strict=True):
         parameter.data = slot.copy_(parameter.detach())
+
+
+def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """Return a gradient as its parameter lies in memory; zeros where there is none."""
+    if gradient is not None and gradient.stride() == parameter.stride():
+        return gradient
+    given = torch.zeros_like(parameter)
+    return given if gradient is None else given.copy_(gradient)
 
 
 def _copy(module: nn.Module, parameters: Sequence[nn.Parameter]) -> tuple[nn.Module, list[nn.Parameter]]:

@@ -2,14 +2,20 @@
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from assay.devices import Compute
 from assay.models.cnn import Cnn
 from assay.params import TrainParams
+from assay.training.fused_adam import fused_adam
+from assay.training.layers import LayerRates
 from assay.training.master import MasterWeights
-from assay.training.penalty import PenaltyLoop, penalty_loop
+from assay.training.penalty import penalty_loop
+from assay.training.update import TorchUpdate, Update
 
 _LAYERS = "assay.models.pooled_conv 3"
+_PENALTY = "assay.training.penalty 1"
+_UPDATE = "assay.training.fused_adam 1"
 
 
 def prepare_module(module: nn.Module, num_examples: int, compute: Compute) -> bool:
@@ -30,22 +36,37 @@ def prepare_module(module: nn.Module, num_examples: int, compute: Compute) -> bo
 
 
 def prepare(
-    master: MasterWeights, params: TrainParams, compute: Compute, num_examples: int
-) -> tuple[str | None, PenaltyLoop | None]:
+    master: MasterWeights,
+    optimizer: Optimizer,
+    params: TrainParams,
+    compute: Compute,
+    num_examples: int,
+    rates: LayerRates | None,
+) -> tuple[Update, dict[str, str]]:
     """Have a training computed by what is quickest.
 
     Args:
         master: Its weights and its module.
+        optimizer: Optimizer of the master weights.
         params: How it is trained.
         compute: Where it computes.
         num_examples: Examples of train.
+        rates: What makes lower layers learn more slowly; None where all learn alike.
 
     Returns:
-        What computes layers, None for torch alone; and the loop of the L1 and L2 terms, None for torch's operations.
-        Both round otherwise than torch.
+        What updates the weights; and what rounds otherwise than torch does, by name, for the run's fingerprint.
     """
     if compute.device != "cpu":
-        return None, None
-    layers = _LAYERS if prepare_module(master.module, num_examples * params.num_epochs, compute) else None
+        return TorchUpdate(master, optimizer, params, rates), {}
+    own = {}
+    if prepare_module(master.module, num_examples * params.num_epochs, compute):
+        own["layers"] = _LAYERS
     num_steps = params.num_epochs * -(-num_examples // params.batch_size)
-    return layers, penalty_loop(master.weights.numel(), num_steps, params, compute.num_threads)
+    is_averaged = params.ema_decay is not None
+    fused = fused_adam(master, optimizer, params, num_steps, compute.num_threads, is_averaged=is_averaged)
+    if fused is not None:
+        return fused, own | {"update": _UPDATE}
+    penalty = penalty_loop(master.weights.numel(), num_steps, params, compute.num_threads)
+    if penalty is not None:
+        own["penalty"] = _PENALTY
+    return TorchUpdate(master, optimizer, params, rates, penalty), own
