@@ -162,6 +162,8 @@ def test_it_goes_on_with_the_state_that_a_checkpoint_had() -> None:
         update.apply(0.01, update.measure())
     optimizer = build_optimizer(other.weights, other.rest, TERMS.optimizer)
     again = fused_adam(other, optimizer, TERMS, ENOUGH, 1, is_averaged=False)
+    give_gradients(other, 9)
+    again.apply(0.01, again.measure())  # is forgotten
     for own, saved in zip((other.weights, other.rest), states(update), strict=True):
         optimizer.state[own].update({key: value.clone() for key, value in saved.items()})
     with torch.no_grad():

@@ -49,8 +49,9 @@ class FusedAdam:
         w  <- w - rate / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 
     without the terms and the decay where ``w`` is a bias, a gain or a shift. All of it is float32 and rounded where
-    torch's fused kernel rounds, which gives the same bits on the processors that were tried; the sums of `measure` are
-    rounded otherwise. The optimizer's state is as torch's own, of which the moments lie end to end.
+    torch's fused kernel rounds, except in what that computes one at a time, the last few of the weights and of the
+    rest; the sums of `measure` are rounded otherwise. The optimizer's state is as torch's own, of which the moments lie
+    end to end.
 
     Args:
         master: The weights and their module, on the CPU.
@@ -80,6 +81,9 @@ class FusedAdam:
         self._addresses = (ctypes.c_int64 * len(master.parameters))()
         self._averages, self._squares = torch.zeros_like(master.values), torch.zeros_like(master.values)
         self._states: list[dict[str, Tensor]] = []
+        for part in (slice(master.weights.numel()), slice(master.weights.numel(), None))[: len(optimizer.param_groups)]:
+            state = {"exp_avg": self._averages[part], "exp_avg_sq": self._squares[part]}
+            self._states.append({"step": torch.zeros(())} | state)
 
     @torch.no_grad()
     def measure(self) -> Float[Tensor, "2"]:
@@ -123,21 +127,19 @@ class FusedAdam:
 
     def _has_state(self) -> bool:
         """Whether the optimizer's state is what this one computes with: it is not where a checkpoint was read."""
-        states = [self._optimizer.state[group["params"][0]] for group in self._optimizer.param_groups]
-        return bool(self._states) and all(one is other for one, other in zip(states, self._states, strict=True))
+        return all(
+            self._optimizer.state[group["params"][0]].get(name) is tensor
+            for group, own in zip(self._optimizer.param_groups, self._states, strict=True)
+            for name, tensor in own.items()
+        )
 
     def _take_state(self) -> None:
-        """Take the optimizer's state over, or begin with zeros, and have it be what this one computes with."""
-        first = 0
-        for group in self._optimizer.param_groups:
-            (parameter,) = group["params"]
-            part = slice(first, first + parameter.numel())
-            own = {"step": torch.zeros(()), "exp_avg": self._averages[part], "exp_avg_sq": self._squares[part]}
-            for name, value in self._optimizer.state[parameter].items():
+        """Take the optimizer's state over, and have it be what this one computes with; it begins with zeros."""
+        for group, own in zip(self._optimizer.param_groups, self._states, strict=True):
+            state = self._optimizer.state[group["params"][0]]
+            for name, value in state.items():
                 own[name].copy_(value)
-            self._optimizer.state[parameter] = own
-            first = part.stop
-        self._states = [self._optimizer.state[group["params"][0]] for group in self._optimizer.param_groups]
+            state.update(own)
 
 
 def fused_adam(
