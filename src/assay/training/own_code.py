@@ -62,8 +62,7 @@ def prepare(
     if prepare_module(master.module, num_examples * params.num_epochs, compute):
         own["layers"] = _LAYERS
     num_steps = params.num_epochs * -(-num_examples // params.batch_size)
-    is_averaged = params.ema_decay is not None
-    fused = fused_adam(master, optimizer, params, num_steps, compute.num_threads, is_averaged=is_averaged)
+    fused = fused_adam(master, optimizer, params, num_steps, compute.num_threads)
     if fused is not None:
         return fused, own | {"update": _UPDATE}
     penalty = penalty_loop(master.weights.numel(), num_steps, params, compute.num_threads)

@@ -63,10 +63,3 @@ class TorchUpdate:
             nn.utils.clip_grads_with_norm_([master.weights, master.rest], self._params.max_grad_norm, measured[1])
         set_learning_rate(optimizer, rate)
         optimizer.step() if self._rates is None else self._rates.step(optimizer)
-
-
-def clip_factor(norm: Float[Tensor, ""], max_norm: float | None) -> float:
-    """Return what a gradient is multiplied by so that its norm is at most `max_norm`, as torch's clipping does."""
-    if max_norm is None:
-        return 1.0
-    return float(torch.clamp(max_norm / (norm + 1e-6), max=1.0))
